@@ -25,7 +25,7 @@ $(READY): settings.ini setup.py
 	@touch $(READY)
 
 site: env ## build the whole site into _docs/ (Quarto where it can be had, pandoc otherwise)
-	@$(PY) tools/site.py --out _docs
+	@$(PY) tools/build_site.py --out _docs
 
 test: env ## run every notebook, the audits and the tests
 	@echo "== notebooks, audits and tests, $(WORKERS) workers"
