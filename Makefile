@@ -21,7 +21,7 @@ $(READY): settings.ini setup.py
 	@echo "== setting up .venv (several GB the first time)"
 	@test -x $(PY) || $(PYTHON) -m venv .venv
 	@$(PY) -m pip install --disable-pip-version-check -q --upgrade pip setuptools wheel
-	$(PY) -m pip install --disable-pip-version-check --progress-bar on -q --no-build-isolation -e '.[dev]'
+	$(PY) -m pip install --disable-pip-version-check --progress-bar on --no-build-isolation -e '.[dev]'
 	@touch $(READY)
 
 site: env ## build the whole site into _docs/ (Quarto where it can be had, pandoc otherwise)
