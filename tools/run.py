@@ -4,8 +4,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import nbformat
-from book import Page, execute
+from book import Page, execute, save
 
 
 def main(paths: list[str]) -> int:
@@ -14,9 +13,7 @@ def main(paths: list[str]) -> int:
         return 2
     for path in map(Path, paths):
         nb = execute(path.resolve(), progress=True)
-        temporary = path.with_suffix(".tmp")
-        nbformat.write(nb, temporary)
-        temporary.replace(path)  # an interrupted run leaves the old file whole
+        save(nb, path)
         page = Page(path.resolve())
         print(f"{path}: {len(page.checks())} checks passed, {page.figures()} figures, {page.meta['seconds']} s, {page.meta['memory_mib']} MiB, "
               f"{path.stat().st_size / 1e3:.0f} kB. Look at it with `make lab` or `make site`.")

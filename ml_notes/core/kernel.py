@@ -66,7 +66,11 @@ def poisoned():
         _poison = before
 
 
-def empty(*shape: int, dtype: torch.dtype, device: torch.device | str) -> Tensor:
+def empty(
+    *shape: int,  # of the output
+    dtype: torch.dtype,  # floating point
+    device: torch.device | str,  # where the kernel writes
+) -> Tensor:
     "An output for a kernel to fill: uninitialised, or NaN inside `poisoned()`."
     return torch.full(shape, float("nan"), dtype=dtype, device=device) if _poison else torch.empty(shape, dtype=dtype, device=device)
 

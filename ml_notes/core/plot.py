@@ -55,7 +55,7 @@ def curves(
     reference: Mapping[str, Sequence[float] | torch.Tensor] | None = None,  # legend → (n,) theory, drawn as a grey dashed line
     xlabel: str = "",  # with its unit
     ylabel: str = "",  # with its unit
-    title: str = "",
+    title: str = "",  # above the axes
     log: str = "",  # "x", "y", "xy" or ""
     ax: Axes | None = None,  # drawn into, or a new figure
 ) -> Axes:
@@ -119,11 +119,11 @@ def image_grid(
 def scatter(
     points: torch.Tensor,  # (n, 2)
     ax: Axes | None = None,  # drawn into, or a new square figure
-    color: str = PALETTE[0],
-    title: str = "",
+    color: str = PALETTE[0],  # of the points
+    title: str = "",  # above the axes
     limit: float | None = None,  # both axes run from -limit to limit, or are chosen by matplotlib
     size: float = 3.0,  # points squared
-    alpha: float = 0.35,
+    alpha: float = 0.35,  # opacity of a point, 0 to 1
 ) -> Axes:
     "Scatter a two-dimensional sample with equal axes."
     require(points.dim() == 2 and points.shape[1] == 2, "points", tuple(points.shape), "(n, 2)")
