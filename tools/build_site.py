@@ -23,6 +23,7 @@ import tarfile
 import tempfile
 import textwrap
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import nbformat
@@ -132,7 +133,8 @@ def exported_names(page: Page) -> dict[str, bool]:
         for node in ast.parse(source).body:
             found = []
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-                found.append(node.name)
+                patched = re.search(r"patch_to\((\w+)", " ".join(map(ast.unparse, node.decorator_list)))  # a method written in a cell of its own
+                found.append(f"{patched[1]}.{node.name}" if patched else node.name)
                 if isinstance(node, ast.ClassDef):
                     found += [f"{node.name}.{m.name}" for m in node.body if isinstance(m, (ast.FunctionDef, ast.AsyncFunctionDef))]
             elif isinstance(node, (ast.Assign, ast.AnnAssign)):
@@ -142,20 +144,20 @@ def exported_names(page: Page) -> dict[str, bool]:
     return names
 
 
-def link_table(book: list[Page], here: Page | None = None) -> dict[str, str]:
+def link_table(book: list[Page], exports: dict[str, dict[str, bool]], here: Page | None = None) -> dict[str, str]:
     "Name, as prose may write it → address from the site's root. A bare name means this page's, or this family's, or the only one."
     table: dict[str, str] = {}
-    bare: dict[str, list[tuple[Page, str]]] = {}
+    short: dict[str, list[tuple[Page, str]]] = {}
     for page in book:
         if page.module is None:
             continue
-        family, _, stem = page.module.rpartition(".")
+        stem = page.module.rpartition(".")[2]
         table.update({f"ml_notes.{page.module}": page.url, page.module: page.url})
-        for name, shown in exported_names(page).items():
+        for name, shown in exports[page.name].items():
             url = page.url + (f"#{name.lower()}" if shown else "")
             table.update({f"{prefix}.{name}": url for prefix in (f"ml_notes.{page.module}", page.module, stem)})
-            bare.setdefault(name, []).append((page, url))
-    for name, places in bare.items():
+            short.setdefault(name, []).append((page, url))
+    for name, places in short.items():
         near = [p for p in places if here and p[0].path == here.path] or [p for p in places if here and p[0].path.parent == here.path.parent]
         chosen = near if len(near) == 1 else places
         if len(chosen) == 1:
@@ -173,7 +175,7 @@ def render_quarto(quarto: str, processed: Path, out: Path) -> None:
     shutil.copy2(NBS / "nbdev.yml", processed)
     book = [p for p in pages() if p.path.exists()]
     context = CACHE / "site.json"
-    context.write_text(json.dumps({"names": link_table(book), "pages": {}, "missing": {}, "here": "", "root": ""}))
+    context.write_text(json.dumps({"names": link_table(book, {p.name: exported_names(p) for p in book}), "pages": {}, "missing": {}, "here": "", "root": ""}))
     subprocess.run([quarto, "render", "--no-cache"], cwd=processed, check=True, env=dict(os.environ, BOOK_CONTEXT=str(context)))
     shutil.rmtree(out, ignore_errors=True)
     shutil.move(processed / settings()["doc_path"], out)
@@ -256,7 +258,8 @@ def output_markdown(out: nbformat.NotebookNode, name: str, files: Path) -> str:
 
 def facts(page: Page) -> list[str]:
     "The quiet line under a title."
-    words = sum(len(re.findall(r"[A-Za-z]+|[\u4e00-\u9fff]{2}", c.source)) for c in page.prose) + sum(len(c.source.splitlines()) * 4 for c in page.code)
+    prose = re.sub(r"\$\$?[^$]+\$\$?", " formula ", "\n".join(c.source for c in page.prose))
+    words = len(re.findall(r"[A-Za-z]+|[\u4e00-\u9fff]{2}", prose)) + 2 * sum(len(c.source.splitlines()) for c in page.code)
     known, checks = page.facts(), len(page.checks())
     return [f"{max(1, round(words / 220))} min to read",
             *([f"runs in {known['seconds']:.0f} s on a CPU"] if known["seconds"] else []),
@@ -282,71 +285,101 @@ def plain(fragment: str) -> str:
     return " ".join(html.unescape(re.sub(r"<[^>]+>", "", fragment)).split())
 
 
-def render_page(page: Page, processed: Path, out: Path, common: dict) -> list[list[str]]:
-    "Write one page; returns its entries for the search."
-    here = page.path.relative_to(NBS).as_posix()
-    target = out / page.url
-    target.parent.mkdir(parents=True, exist_ok=True)
-    nb = nbformat.read(processed / here, as_version=4)
-    markdown = page_markdown(nb, target.parent / f"{target.stem}_files")
-    book, config = common["book"], common["config"]
-    root = "../" * (page.name.count("/"))
-    at = [p.path for p in book].index(page.path)
-    step = lambda p: {"url": p.url, "title": html.escape(bare(p.title))}
-    parts = [{"name": name, "open": any(p.path == page.path for p in part),
-              "pages": [{"title": html.escape(bare(p.title)), "url": p.url, "current": p.path == page.path} if p.path.exists() else
-                        {"title": html.escape(common["titles"].get(p.name, p.name.split("/")[-1].replace("_", " ").capitalize()))} for p in part]} for name, part in contents()]
-    variables = {
-        "root": root, "book": config["title"], "parts": parts, "front": page.name == "index", "facts": [] if page.name == "index" else facts(page), "claim": html.escape(bare(page.claim)),
-        "part": next(name for name, part in contents() if any(p.path == page.path for p in part)),
+@dataclass(frozen=True)
+class Build:
+    "What every page needs of the whole."
+
+    processed: Path  # nbdev's copies of the notebooks
+    out: Path
+    work: Path  # for what pandoc is told, a folder a page
+    pandoc: str
+    book: list[Page]  # the pages that exist, in reading order
+    parts: list[tuple[str, list[Page]]]  # all pages that sidebar.yml names
+    exports: dict[str, dict[str, bool]]  # page's name → exported name → whether its source is shown
+    articles: dict[str, dict]  # page's name → its entry in articles.yml
+    config: configparser.SectionProxy
+
+
+def template_variables(page: Page, here: str, root: str, build: Build) -> dict:
+    "What the template shows around the text."
+
+    def entry(p: Page) -> dict:
+        if p.path.exists():
+            return {"title": html.escape(bare(p.title)), "url": p.url, "current": p.path == page.path}
+        stem = p.name.split("/")[-1].replace("_", " ").capitalize()
+        return {"title": html.escape(build.articles.get(p.name, {}).get("title", stem))}
+
+    config, front = build.config, page.name == "index"
+    at = build.book.index(page)
+    mine = next(name for name, part in build.parts if page in part)
+    return {
+        "root": root, "book": config["title"], "front": front, "part": mine, "facts": [] if front else facts(page), "claim": html.escape(bare(page.claim)),
+        "parts": [{"name": name, "open": page in part, "pages": [entry(p) for p in part]} for name, part in build.parts],
         "colab": f"https://colab.research.google.com/github/{config['user']}/{config['repo']}/blob/{config['branch']}/nbs/{here}",
         "source": f"{config['git_url']}/blob/{config['branch']}/nbs/{here}", "bibtex": html.escape(bibtex(page, config)),
-        **({"previous": step(book[at - 1])} if at else {}), **({"next": step(book[at + 1])} if at + 1 < len(book) else {}),
+        **({"previous": entry(build.book[at - 1])} if at else {}), **({"next": entry(build.book[at + 1])} if at + 1 < len(build.book) else {}),
     }
-    work = common["work"] / page.name
-    work.mkdir(parents=True, exist_ok=True)
+
+
+def run_pandoc(page: Page, here: str, markdown: str, build: Build) -> str:
+    "One page as HTML."
+    root = "../" * page.name.count("/")
+    work = build.work / page.name
+    work.mkdir(parents=True)
+    path = lambda p: p.path.relative_to(NBS).as_posix()
     (work / "context.json").write_text(json.dumps({
-        "names": link_table(book, page), "pages": {p.path.relative_to(NBS).as_posix(): p.url for p in book},
-        "missing": {p.path.relative_to(NBS).as_posix(): True for p in pages() if not p.path.exists()}, "here": here, "root": root}), encoding="utf-8")
+        "names": link_table(build.book, build.exports, page), "pages": {path(p): p.url for p in build.book}, "here": here, "root": root,
+        "missing": {path(p): True for _, part in build.parts for p in part if not p.path.exists()}}), encoding="utf-8")
     (work / "defaults.json").write_text(json.dumps({
-        "from": "markdown+lists_without_preceding_blankline", "to": "html5", "standalone": True, "template": str(SITE / "template.html"), "wrap": "preserve",
-        "filters": [str(SITE / "filter.lua")], "html-math-method": {"method": "katex", "url": f"{root}katex/"},
-        "table-of-contents": len(page.sections) > 1, "toc-depth": 3, "variables": variables, "fail-if-warnings": False,
-        "metadata": {"bibliography": str(processed / "references.bib"), "link-citations": True}}), encoding="utf-8")
+        "from": "markdown", "to": "html5", "standalone": True, "wrap": "preserve", "template": str(SITE / "template.html"), "filters": [str(SITE / "filter.lua")],
+        "html-math-method": {"method": "katex", "url": f"{root}katex/"}, "table-of-contents": len(page.sections) > 1, "toc-depth": 3,
+        "variables": template_variables(page, here, root, build),
+        "metadata": {"bibliography": str(build.processed / "references.bib"), "link-citations": True}}), encoding="utf-8")
     # in front of the text, because there, unlike in the defaults, title and claim are read as markdown
     front = f"---\n{json.dumps({'title': page.title, 'description': page.claim}, ensure_ascii=False)}\n---\n\n"
-    done = subprocess.run([common["pandoc"], "--defaults", str(work / "defaults.json")], input=front + markdown, capture_output=True, encoding="utf-8",
+    done = subprocess.run([build.pandoc, "--defaults", str(work / "defaults.json")], input=front + markdown, capture_output=True, encoding="utf-8",
                           env=dict(os.environ, BOOK_CONTEXT=str(work / "context.json")))
     if done.returncode:
-        sys.exit(f"{here}: pandoc failed\n{done.stderr}")
+        raise RuntimeError(f"{here}: pandoc failed\n{done.stderr}")
     for line in done.stderr.splitlines():
         print(f"{here}: {line}", file=sys.stderr)
-    ids = set(re.findall(r'\bid="([^"]+)"', done.stdout))
+    return done.stdout
+
+
+def render_page(page: Page, build: Build) -> list[list[str]]:
+    "Write one page; returns its entries for the search: [kind, text, page's title, address, further words]."
+    here = page.path.relative_to(NBS).as_posix()
+    target = build.out / page.url
+    target.parent.mkdir(parents=True, exist_ok=True)
+    markdown = page_markdown(nbformat.read(build.processed / here, as_version=4), target.parent / f"{target.stem}_files")
+    text = run_pandoc(page, here, markdown, build)
+    ids = set(re.findall(r'\bid="([^"]+)"', text))
     # an equation named in a docstring or a comment is a link as well
-    text = re.sub(r"<pre.*?</pre>", lambda pre: re.sub(r"@((?:eq|fig|tbl|sec)-[\w-]*\w)",
-                  lambda m: f'<a href="#{m[1]}">{m[0]}</a>' if m[1] in ids else m[0], pre[0]), done.stdout, flags=re.S)
+    link = lambda m: f'<a href="#{m[1]}">{m[0]}</a>' if m[1] in ids else m[0]
+    text = re.sub(r"<pre.*?</pre>", lambda pre: re.sub(r"@((?:eq|fig|tbl|sec)-[\w-]*\w)", link, pre[0]), text, flags=re.S)
     target.write_text(text, encoding="utf-8")
+    title, chinese = bare(page.title), build.articles.get(page.name, {}).get("chinese", "")
     headings = re.findall(r'<h[23][^>]*\bid="([^"]+)"[^>]*>(.*?)</h[23]>', text, re.S)
-    names = [n for n, shown in exported_names(page).items() if shown]
-    return [["page", bare(page.title), bare(page.title), page.url, f"{page.claim} {page.name} {common['chinese'].get(page.name, '')}"],
-            *(["section", plain(title), bare(page.title), f"{page.url}#{anchor}", ""] for anchor, title in headings),
-            *(["name", name, bare(page.title), f"{page.url}#{name.lower()}", f"{page.module}.{name}"] for name in names)]
+    return [["page", title, title, page.url, f"{page.claim} {page.name} {chinese}"],
+            *(["section", plain(heading), title, f"{page.url}#{anchor}", ""] for anchor, heading in headings),
+            *(["name", name, title, f"{page.url}#{name.lower()}", f"{page.module}.{name}"] for name, shown in build.exports[page.name].items() if shown)]
 
 
 def render_pandoc(processed: Path, out: Path) -> None:
     import pypandoc
     from tqdm import tqdm
 
+    parts = contents()
     articles = yaml.safe_load((NBS / "articles.yml").read_text(encoding="utf-8"))
-    book = [p for p in pages() if p.path.exists()]
     shutil.rmtree(out, ignore_errors=True)
     (out / "assets").mkdir(parents=True)
     with tempfile.TemporaryDirectory() as work:
-        common = {"book": book, "config": settings(), "work": Path(work), "pandoc": pypandoc.get_pandoc_path(),
-                  "chinese": {a["page"]: a["chinese"] for a in articles}, "titles": {a["page"]: a["title"] for a in articles}}
+        book = [p for _, part in parts for p in part if p.path.exists()]
+        build = Build(processed, out, Path(work), pypandoc.get_pandoc_path(), book, parts, {p.name: exported_names(p) for p in book},
+                      {a["page"]: a for a in articles}, settings())
         with ThreadPoolExecutor(2) as pool:
-            jobs = pool.map(lambda page: render_page(page, processed, out, common), book)
-            index = [entry for entries in tqdm(jobs, total=len(book), unit="page", desc="pandoc", disable=None) for entry in entries]
+            jobs = pool.map(lambda page: render_page(page, build), build.book)
+            index = [entry for entries in tqdm(jobs, total=len(build.book), unit="page", desc="pandoc", disable=None) for entry in entries]
     for name in ("site.css", "site.js"):
         shutil.copy2(SITE / name, out / "assets" / name)
     # a script, not JSON, because a page opened from file:// may load the one and not the other

@@ -256,7 +256,7 @@ class _File:
 
     def __init__(
         self,
-        name: str,  # of the file and of its script, benchmarks/bench_<name>.py
+        name: str,  # of the file and of its script, benchmarks/<name>.py
         page: str = "",  # the notebook that shows it, e.g. "attention/04_flash.ipynb"
         device: torch.device | str | None = None,  # "cuda" where there is one, else "cpu"
         budget_s: float = 1.0,  # seconds of timing a case
@@ -396,7 +396,7 @@ class Table:
 
 
 def _not_measured(name: str) -> Table:
-    return Table(f"Not measured yet: on a machine with the device, run `python benchmarks/bench_{name}.py`.")
+    return Table(f"Not measured yet: on a machine with the device, run `python benchmarks/{name}.py`.")
 
 
 def _device_line(p: dict) -> str:
