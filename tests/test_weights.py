@@ -1,0 +1,37 @@
+"""Committed weights come from the committed scripts: the digest is the recorded one, and the first steps give the recorded losses again."""
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+RECORDS = sorted((ROOT / "benchmarks" / "results").rglob("train_*.json"))
+STEPS, LIMIT = 3, 2_000_000  # steps run again; bytes that a weights file may have
+
+
+def test_every_weights_file_has_a_record():
+    recorded = {json.loads(r.read_text(encoding="utf-8"))["weights"] for r in RECORDS}
+    stored = {w.relative_to(ROOT).as_posix() for w in (ROOT / "nbs").rglob("*.safetensors")}
+    assert stored == recorded
+
+
+@pytest.mark.parametrize("path", RECORDS, ids=lambda p: p.stem)
+def test_weights_are_those_of_the_record(path):
+    record = json.loads(path.read_text(encoding="utf-8"))
+    blob = (ROOT / record["weights"]).read_bytes()
+    assert len(blob) <= LIMIT
+    assert hashlib.sha256(blob).hexdigest() == record["sha256"]
+
+
+@pytest.mark.parametrize("path", RECORDS, ids=lambda p: p.stem)
+def test_first_steps_give_the_recorded_losses(path):
+    record = json.loads(path.read_text(encoding="utf-8"))
+    script = ROOT / "benchmarks" / f"{record['name']}.py"
+    done = subprocess.run([sys.executable, str(script), "--steps", str(STEPS)], capture_output=True, text=True, timeout=300, check=True)
+    losses = json.loads(done.stdout.splitlines()[-1])
+    assert losses == pytest.approx(record["first_losses"][:STEPS], rel=1e-3)
