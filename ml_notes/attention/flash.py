@@ -600,7 +600,8 @@ def flash_forward(q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float) -
     b, h, n, d = q.shape
     o = empty(b, h, n, d, dtype=q.dtype, device=q.device)
     lse = empty(b, h, n, dtype=torch.float32, device=q.device)
-    _launch("forward", lambda block: (triton.cdiv(n, block["BLOCK_M"]), b * h), (q, k, v, o, lse), q, k, v, causal, scale)
+    with torch.cuda.device_of(q):
+        _launch("forward", lambda block: (triton.cdiv(n, block["BLOCK_M"]), b * h), (q, k, v, o, lse), q, k, v, causal, scale)
     return o, lse
 
 
@@ -618,10 +619,11 @@ def flash_backward(
     b, h, n, d = q.shape
     dq, dk, dv = (empty(*x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
     delta = empty(b, h, n, dtype=torch.float32, device=q.device)
-    _delta_kernel[(triton.cdiv(b * h * n, 64),)](o, do, delta, b * h * n, ROWS=64, D=d)
     saved = q, k, v, do, lse, delta
-    _launch("dkdv", lambda block: (triton.cdiv(k.shape[2], block["BLOCK_N"]), b * k.shape[1]), (*saved, dk, dv), q, k, v, causal, scale)
-    _launch("dq", lambda block: (triton.cdiv(n, block["BLOCK_M"]), b * h), (*saved, dq), q, k, v, causal, scale)
+    with torch.cuda.device_of(q):
+        _delta_kernel[(triton.cdiv(b * h * n, 64),)](o, do, delta, b * h * n, ROWS=64, D=d)
+        _launch("dkdv", lambda block: (triton.cdiv(k.shape[2], block["BLOCK_N"]), b * k.shape[1]), (*saved, dk, dv), q, k, v, causal, scale)
+        _launch("dq", lambda block: (triton.cdiv(n, block["BLOCK_M"]), b * h), (*saved, dq), q, k, v, causal, scale)
     return dq, dk, dv
 
 
