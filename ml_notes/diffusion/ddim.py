@@ -6,7 +6,7 @@
 __all__ = ['SPACINGS', 'ddim_coefficients', 'ddim_std', 'timesteps', 'split', 'ddim_step', 'ddim_trajectory', 'ddim_sample',
            'ddim_invert', 'slerp']
 
-# %% ../../nbs/diffusion/04_ddim.ipynb #a51bbcea
+# %% ../../nbs/diffusion/04_ddim.ipynb #739ac663
 import math
 from collections.abc import Callable, Iterator
 
@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from ..core.check import require, require_finite, typed
 from .ddpm import PREDICTIONS, Schedule, draw, from_x0, to_x0
 
-# %% ../../nbs/diffusion/04_ddim.ipynb #2171fe51
+# %% ../../nbs/diffusion/04_ddim.ipynb #e2709bb0
 def _check_pair(alpha_bar: Tensor, alpha_bar_prev: Tensor) -> None:
     a, b = alpha_bar, alpha_bar_prev
     require(bool(((a > 0) & (a < 1)).all()), "alpha_bar", a, "values in (0, 1)")
@@ -38,7 +38,7 @@ def ddim_coefficients(
     k = (rest.clamp_min(0) / (1 - alpha_bar)).sqrt()
     return alpha_bar_prev.sqrt() - k * alpha_bar.sqrt(), k
 
-# %% ../../nbs/diffusion/04_ddim.ipynb #e3a6df65
+# %% ../../nbs/diffusion/04_ddim.ipynb #ce86a87e
 @typed
 def ddim_std(
     alpha_bar: Float[Tensor, "*n"],  # level of x_t
@@ -50,7 +50,7 @@ def ddim_std(
     _check_pair(alpha_bar, alpha_bar_prev)
     return eta * ((1 - alpha_bar_prev) / (1 - alpha_bar) * (1 - alpha_bar / alpha_bar_prev)).sqrt()
 
-# %% ../../nbs/diffusion/04_ddim.ipynb #a4dacf68
+# %% ../../nbs/diffusion/04_ddim.ipynb #cbd11548
 SPACINGS = ("leading", "linspace", "trailing", "quadratic")
 
 
@@ -76,7 +76,7 @@ def timesteps(
     require(offset >= 0 and (offset == 0 or spacing == "leading") and t[-1] < T, "offset", offset, f"0, or for 'leading' at most {T - 1 - (steps - 1) * (T // steps)}")
     return t.long().flip(0)
 
-# %% ../../nbs/diffusion/04_ddim.ipynb #2a396648
+# %% ../../nbs/diffusion/04_ddim.ipynb #0df482e9
 @typed
 def split(
     output: Float[Tensor, "n *dims"],  # what the network said
@@ -95,7 +95,7 @@ def split(
         return x0, (1 - alpha_bar).sqrt().to(x) * x + alpha_bar.sqrt().to(x) * output
     return x0, output if prediction == "epsilon" else from_x0(x0, x, alpha_bar)
 
-# %% ../../nbs/diffusion/04_ddim.ipynb #7bbbbee6
+# %% ../../nbs/diffusion/04_ddim.ipynb #6c0cc9dc
 @typed
 def ddim_step(
     x: Float[Tensor, "n *dims"],  # data at step t
@@ -112,19 +112,20 @@ def ddim_step(
     wide: bool = False,  # inject the larger noise of eq-ddim-wide; needs eta = 1
     clean: bool = True,  # step -1 is clean data; otherwise it has the level of step 0
 ) -> Float[Tensor, "n *dims"]:
-    "One step of DDIM @eq-ddim-update; ValueError for a step outside the schedule, eta outside [0, 1], or noise that is missing."
+    "One step of DDIM @eq-ddim-update; ValueError for a step outside the schedule, eta outside [0, 1], noise that is missing, or values that are not finite."
     require(-1 <= t < len(schedule) and -1 <= to < len(schedule) and t != to, "t, to", (t, to), f"two different steps from -1 to {len(schedule) - 1}")
     require(0 <= eta <= 1 and (eta == 0 or to < t), "eta", eta, "a number in [0, 1], and 0 to encode")
     require(eta == 0 or noise is not None, "noise", None, "standard normal noise, because eta > 0")
     require(eta == 1 or not wide, "wide", wide, "eta = 1 with it")
     require(clip is None or clip > 0, "clip", clip, "a positive number, or none")
+    require_finite(**({} if noise is None else {"noise": noise}))
     x0, eps = _clipped(*split(output, x, _level(schedule, t, clean), prediction), x, _level(schedule, t, clean), clip, follow_clip)
     return _compose(x0, eps, _level(schedule, t, clean), _level(schedule, to, clean), eta, noise, wide)
 
-# %% ../../nbs/diffusion/04_ddim.ipynb #e9943806
+# %% ../../nbs/diffusion/04_ddim.ipynb #26b3afd2
 def _level(schedule: Schedule, t: int, clean: bool) -> Tensor:
     "ᾱ at step t; at t = -1 it is 1, or that of step 0 (diffusers' set_alpha_to_one=False)."
-    return schedule.alpha_bar(0 if t < 0 and not clean else t)
+    return schedule.alpha_bar(t if clean or t != -1 else 0)
 
 
 def _clipped(x0: Tensor, eps: Tensor, x: Tensor, level: Tensor, clip: float | None, follow: bool) -> tuple[Tensor, Tensor]:
@@ -144,7 +145,7 @@ def _compose(x0: Tensor, eps: Tensor, level: Tensor, level_to: Tensor, eta: floa
     spread = (1 - level / level_to).sqrt() if wide and level_to < 1 else std  # the last step injects none
     return level_to.sqrt().to(x0) * x0 + direction.to(x0) * eps + spread.to(x0) * noise
 
-# %% ../../nbs/diffusion/04_ddim.ipynb #2f2ea650
+# %% ../../nbs/diffusion/04_ddim.ipynb #142d7f05
 def _plan(schedule: Schedule, steps: int | Tensor, spacing: str, offset: int, x: Tensor) -> list[int]:
     "The decreasing steps to visit, after the checks that every sampler makes."
     require_finite(x=x)
@@ -162,7 +163,7 @@ def _ask(model: Callable, x: Tensor, t: int) -> Tensor:
     require(output.shape == x.shape, "model", f"an output of shape {tuple(output.shape)}", f"{tuple(x.shape)}, as its input")
     return output
 
-# %% ../../nbs/diffusion/04_ddim.ipynb #43445c1b
+# %% ../../nbs/diffusion/04_ddim.ipynb #b679828a
 @typed
 def ddim_trajectory(
     model: Callable,  # (x, t) -> output, t one int64 step an example
@@ -186,7 +187,7 @@ def ddim_trajectory(
             yield to, x
     return walk(x)
 
-# %% ../../nbs/diffusion/04_ddim.ipynb #4a73a36b
+# %% ../../nbs/diffusion/04_ddim.ipynb #a8e2dae8
 @typed
 def ddim_sample(
     model: Callable,  # (x, t) -> output, t one int64 step an example
@@ -202,7 +203,7 @@ def ddim_sample(
         pass
     return x
 
-# %% ../../nbs/diffusion/04_ddim.ipynb #824e6aae
+# %% ../../nbs/diffusion/04_ddim.ipynb #73f57c9e
 @typed
 def ddim_invert(
     model: Callable,  # (x, t) -> output, t one int64 step an example
@@ -221,7 +222,7 @@ def ddim_invert(
         x = ddim_step(x, _ask(model, x, to), schedule, t, to, **step)
     return x
 
-# %% ../../nbs/diffusion/04_ddim.ipynb #d24b90da
+# %% ../../nbs/diffusion/04_ddim.ipynb #6d88f1ae
 @typed
 def slerp(
     a: Float[Tensor, "n *dims"],  # start, one vector an example

@@ -8,7 +8,7 @@ __all__ = ['PREDICTIONS', 'RENAMES', 'Schedule', 'linear_schedule', 'scaled_line
            'ddpm_step', 'ddpm_sample', 'as_denoiser', 'as_epsilon', 'timestep_embedding', 'ResBlock', 'Attention',
            'Stage', 'UNet', 'from_diffusers']
 
-# %% ../../nbs/diffusion/01_ddpm.ipynb #49927ca9
+# %% ../../nbs/diffusion/01_ddpm.ipynb #3978dc4a
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 from ..core.check import require, require_finite, typed
 from ..core.data import patch_to
 
-# %% ../../nbs/diffusion/01_ddpm.ipynb #1a7608d7
+# %% ../../nbs/diffusion/01_ddpm.ipynb #aa508620
 @dataclass(frozen=True, eq=False)
 class Schedule:
     "A discrete forward process @eq-def-ddpm-forward; ValueError unless `betas` is a float64 vector with values in (0, 1)."
@@ -44,12 +44,13 @@ class Schedule:
 
     def alpha_bar(self, t: int | Tensor) -> Tensor:
         "The signal's variance at step or steps `t`, 1 at t = -1; ValueError for a step outside [-1, T)."
+        require(isinstance(t, (int, Tensor)), "t", t, "a whole number, or a tensor of them")
         t = torch.as_tensor(t)
         whole = not (t.is_floating_point() or t.is_complex() or t.dtype == torch.bool)
         require(whole and bool(((t >= -1) & (t < len(self))).all()), "t", t, f"whole steps from -1 (clean data) to {len(self) - 1}")
         return torch.cat([self.alphas_bar.new_ones(1), self.alphas_bar]).to(t.device)[t + 1]
 
-# %% ../../nbs/diffusion/01_ddpm.ipynb #7023263c
+# %% ../../nbs/diffusion/01_ddpm.ipynb #27a92f73
 @typed
 def linear_schedule(
     T: int = 1000,  # number of steps
@@ -73,7 +74,7 @@ def scaled_linear_schedule(
     require(0 < start <= end < 1, "start, end", (start, end), "0 < start <= end < 1")
     return Schedule(torch.linspace(start**0.5, end**0.5, T, dtype=torch.float64) ** 2)
 
-# %% ../../nbs/diffusion/01_ddpm.ipynb #75ed4e09
+# %% ../../nbs/diffusion/01_ddpm.ipynb #071f9421
 @typed
 def cosine_schedule(
     T: int = 1000,  # number of steps
@@ -88,7 +89,7 @@ def cosine_schedule(
     f = torch.cos((t + offset) / (1 + offset) * math.pi / 2) ** 2
     return Schedule((1 - f[1:] / f[:-1]).clamp(max=max_beta))
 
-# %% ../../nbs/diffusion/01_ddpm.ipynb #2362a421
+# %% ../../nbs/diffusion/01_ddpm.ipynb #b9e3890c
 def _check_levels(alpha_bar: Tensor, alpha_bar_prev: Tensor) -> None:
     a, b = alpha_bar, alpha_bar_prev
     require(bool(((a > 0) & (a < 1)).all()), "alpha_bar", a, "values in (0, 1)")
@@ -115,7 +116,7 @@ def posterior(
     from_x = alpha.sqrt() * (1 - alpha_bar_prev) / (1 - alpha_bar)
     return _over(from_x0, x) * x0 + _over(from_x, x) * x, (1 - alpha) * (1 - alpha_bar_prev) / (1 - alpha_bar)
 
-# %% ../../nbs/diffusion/01_ddpm.ipynb #9de0c944
+# %% ../../nbs/diffusion/01_ddpm.ipynb #2ef54ef5
 @typed
 def gaussian_kl(
     mean1: Float[Tensor, "*#n"],  # mean of the first Gaussian
@@ -128,7 +129,7 @@ def gaussian_kl(
     require(bool((var2 > 0).all()), "var2", var2, "positive values")
     return 0.5 * (torch.log(var2 / var1) + (var1 + (mean1 - mean2) ** 2) / var2 - 1)
 
-# %% ../../nbs/diffusion/01_ddpm.ipynb #be633a28
+# %% ../../nbs/diffusion/01_ddpm.ipynb #451bcbc5
 @typed
 def vlb_weight(
     schedule: Schedule,  # the forward process
@@ -141,7 +142,7 @@ def vlb_weight(
     beta = 1 - alpha_bar / alpha_bar_prev
     return beta**2 / (2 * reverse_variance(alpha_bar, alpha_bar_prev, variance) * (1 - beta) * (1 - alpha_bar))
 
-# %% ../../nbs/diffusion/01_ddpm.ipynb #6884d462
+# %% ../../nbs/diffusion/01_ddpm.ipynb #e61582d2
 @typed
 def reverse_variance(
     alpha_bar: Float[Tensor, "*#n"],  # level that the step leaves
@@ -158,7 +159,7 @@ def reverse_variance(
     require(bool(((variance >= 0) & (variance <= 1)).all()), "variance", variance, "values in [0, 1]")
     return large**variance * small ** (1 - variance)
 
-# %% ../../nbs/diffusion/01_ddpm.ipynb #aeb15ba1
+# %% ../../nbs/diffusion/01_ddpm.ipynb #614fd3e0
 PREDICTIONS = ("epsilon", "x0", "v", "score")  # what a network may predict; diffusers says epsilon, sample, v_prediction
 
 
@@ -185,7 +186,7 @@ def to_x0(
         return s * x - n * output
     return output if prediction == "x0" else (x + n**2 * output) / s
 
-# %% ../../nbs/diffusion/01_ddpm.ipynb #233815cc
+# %% ../../nbs/diffusion/01_ddpm.ipynb #a89503e1
 @typed
 def from_x0(
     x0: Float[Tensor, "n *dims"],  # prediction of the clean data
@@ -202,7 +203,7 @@ def from_x0(
         return (s * x - x0) / n
     return x0 if prediction == "x0" else (s * x0 - x) / n**2
 
-# %% ../../nbs/diffusion/01_ddpm.ipynb #4f2aace4
+# %% ../../nbs/diffusion/01_ddpm.ipynb #ef075a2a
 @typed
 def add_noise(
     x0: Float[Tensor, "n *dims"],  # clean data
@@ -216,7 +217,8 @@ def add_noise(
     s, n = _scales(schedule.alpha_bar(t), x0, "epsilon")
     return s * x0 + n * noise
 
-# %% ../../nbs/diffusion/01_ddpm.ipynb #6ca596fc
+# %% ../../nbs/diffusion/01_ddpm.ipynb #00cef7d4
+@typed
 def draw(
     like: Tensor,  # shape, dtype and device of what is drawn
     generator: torch.Generator | None,  # draws on its own device, so that a CPU seed means the same on every device
@@ -225,7 +227,8 @@ def draw(
     device = like.device if generator is None else generator.device
     return torch.randn(like.shape, generator=generator, device=device, dtype=like.dtype).to(like.device)
 
-# %% ../../nbs/diffusion/01_ddpm.ipynb #80a8eec3
+# %% ../../nbs/diffusion/01_ddpm.ipynb #e4a28e0a
+@typed
 def loss_simple(
     model: Callable,  # (x, t) or, with labels, (x, t, y) -> noise
     x0: Float[Tensor, "n *dims"],  # clean data
@@ -247,7 +250,7 @@ def loss_simple(
     hidden = torch.rand(len(x0), generator=generator, device=device).to(x0.device) < drop
     return (model(x, t, torch.where(hidden, -1, y)) - noise).square().mean()
 
-# %% ../../nbs/diffusion/01_ddpm.ipynb #85f9fe04
+# %% ../../nbs/diffusion/01_ddpm.ipynb #a6687096
 @typed
 def ddpm_step(
     x: Float[Tensor, "n *dims"],  # data at step t
@@ -265,6 +268,7 @@ def ddpm_step(
     prev = t - 1 if prev is None else prev
     require(-1 <= prev < t < len(schedule), "t, prev", (t, prev), f"-1 <= prev < t < {len(schedule)}")
     require(clip is None or clip > 0, "clip", clip, "a positive number, or none")
+    require_finite(**({} if noise is None else {"noise": noise}))
     level, level_prev = schedule.alpha_bar(t), schedule.alpha_bar(prev)
     x0 = to_x0(output, x, level, prediction)
     x0 = x0 if clip is None else x0.clamp(-clip, clip)
@@ -272,8 +276,9 @@ def ddpm_step(
     var = reverse_variance(level, level_prev, variance)
     return mean if noise is None or prev == -1 else mean + var.sqrt().to(x) * noise
 
-# %% ../../nbs/diffusion/01_ddpm.ipynb #dec1bcb7
+# %% ../../nbs/diffusion/01_ddpm.ipynb #29b3320b
 @torch.no_grad()
+@typed
 def ddpm_sample(
     model: Callable[[Tensor, Tensor], Tensor],  # (x, t) -> output, t one int64 step an example
     x: Float[Tensor, "n *dims"],  # standard normal noise
@@ -295,7 +300,8 @@ def ddpm_sample(
         x = ddpm_step(x, output, schedule, t, prev, noise=draw(x, generator) if prev >= 0 else None, **step)
     return x
 
-# %% ../../nbs/diffusion/01_ddpm.ipynb #32720315
+# %% ../../nbs/diffusion/01_ddpm.ipynb #3cc7b4c0
+@typed
 def as_denoiser(
     model: Callable[[Tensor, Tensor], Tensor],  # (x, t) -> output
     schedule: Schedule,  # the forward process
@@ -311,7 +317,8 @@ def as_denoiser(
         return to_x0(model(noisy, t), noisy, schedule.alpha_bar(t), prediction)
     return denoiser
 
-# %% ../../nbs/diffusion/01_ddpm.ipynb #c313322d
+# %% ../../nbs/diffusion/01_ddpm.ipynb #4162f096
+@typed
 def as_epsilon(
     denoiser: Callable[[Tensor, Tensor], Tensor],  # D(x, sigma) -> x0
     schedule: Schedule,  # the forward process
@@ -323,7 +330,7 @@ def as_epsilon(
         return from_x0(x0, x, level, "epsilon")
     return model
 
-# %% ../../nbs/diffusion/01_ddpm.ipynb #ae59f7c6
+# %% ../../nbs/diffusion/01_ddpm.ipynb #6f3c4aef
 @typed
 def timestep_embedding(
     t: Num[Tensor, "n"],  # steps, need not be whole
@@ -336,7 +343,7 @@ def timestep_embedding(
     angles = t.float()[:, None] * log_frequencies.exp()
     return torch.cat([angles.sin(), angles.cos()], 1)
 
-# %% ../../nbs/diffusion/01_ddpm.ipynb #b7c6081b
+# %% ../../nbs/diffusion/01_ddpm.ipynb #7f249cf3
 class ResBlock(nn.Module):
     "Normalise, activate, convolve, twice, with the time embedding added between, around a shortcut; as diffusers.models.resnet.ResnetBlock2D."
 
@@ -351,7 +358,7 @@ class ResBlock(nn.Module):
         h = self.conv1(F.silu(self.norm1(x))) + self.time(F.silu(embedding))[:, :, None, None]
         return self.shortcut(x) + self.conv2(F.silu(self.norm2(h)))
 
-# %% ../../nbs/diffusion/01_ddpm.ipynb #397d4b05
+# %% ../../nbs/diffusion/01_ddpm.ipynb #518fec6d
 class Attention(nn.Module):
     "Self-attention over the pixels, around a shortcut; as diffusers.models.attention_processor.Attention."
 
@@ -367,7 +374,7 @@ class Attention(nn.Module):
         h = self.out(h.transpose(1, 2).flatten(2))  # (n, heads, pixels, head_dim) -> (n, pixels, c)
         return x + h.transpose(1, 2).reshape(x.shape)  # (n, pixels, c) -> (n, c, height, width)
 
-# %% ../../nbs/diffusion/01_ddpm.ipynb #50119571
+# %% ../../nbs/diffusion/01_ddpm.ipynb #276f5b33
 class Stage(nn.Module):
     "The blocks of one resolution, and the convolution that leads to the next; as diffusers.models.unets.unet_2d_blocks.AttnDownBlock2D."
 
@@ -389,7 +396,7 @@ class Stage(nn.Module):
         "Each residual block with the attention that follows it, or None."
         return zip(self.res, self.attn or [None] * len(self.res))
 
-# %% ../../nbs/diffusion/01_ddpm.ipynb #42201e5d
+# %% ../../nbs/diffusion/01_ddpm.ipynb #cb31835c
 class UNet(nn.Module):
     "A small U-Net (x, t[, y]) -> output like x [@ho2020ddpm]; attention at the lowest resolution; a label of -1, or none at all, is the null class."
 
@@ -414,7 +421,7 @@ class UNet(nn.Module):
         self._build(widths, blocks, dim, groups, head_dim)
         self.norm, self.head = nn.GroupNorm(groups, widths[0]), nn.Conv2d(widths[0], channels, 3, padding=1)
 
-# %% ../../nbs/diffusion/01_ddpm.ipynb #7560d67b
+# %% ../../nbs/diffusion/01_ddpm.ipynb #4268fce0
 @patch_to(UNet)
 def _build(self, widths: tuple[int, ...], blocks: int, dim: int, groups: int, head_dim: int) -> None:
     "The stages of a `UNet`: down, middle and up."
@@ -433,7 +440,7 @@ def _build(self, widths: tuple[int, ...], blocks: int, dim: int, groups: int, he
     w = widths[-1]
     self.mid = nn.ModuleList([ResBlock(w, w, dim, groups), Attention(w, head_dim, groups), ResBlock(w, w, dim, groups)])
 
-# %% ../../nbs/diffusion/01_ddpm.ipynb #28618db6
+# %% ../../nbs/diffusion/01_ddpm.ipynb #524e30dd
 @patch_to(UNet)
 @typed
 def forward(
@@ -454,7 +461,7 @@ def forward(
         embedding = embedding + self.label(torch.where(y < 0, self.classes, y))
     return self._walk(self.stem(x), embedding)
 
-# %% ../../nbs/diffusion/01_ddpm.ipynb #6163e41f
+# %% ../../nbs/diffusion/01_ddpm.ipynb #cd6737fb
 @patch_to(UNet)
 def _walk(self, h: Tensor, embedding: Tensor) -> Tensor:
     "Down, through the middle, and up again."
@@ -476,7 +483,7 @@ def _walk(self, h: Tensor, embedding: Tensor) -> Tensor:
         h = h if stage.resize is None else stage.resize(h)
     return self.head(F.silu(self.norm(h)))
 
-# %% ../../nbs/diffusion/01_ddpm.ipynb #45150192
+# %% ../../nbs/diffusion/01_ddpm.ipynb #0515b77c
 RENAMES = (("down_blocks.", "down."), ("up_blocks.", "up."), ("mid_block.resnets.0", "mid.0"), ("mid_block.attentions.0", "mid.1"),
            ("mid_block.resnets.1", "mid.2"), ("resnets.", "res."), ("attentions.", "attn."), ("downsamplers.0.conv", "resize"),
            ("upsamplers.0.conv", "resize.1"), ("time_emb_proj", "time"), ("conv_shortcut", "shortcut"), ("group_norm", "norm"), ("to_out.0", "out"),
@@ -484,6 +491,7 @@ RENAMES = (("down_blocks.", "down."), ("up_blocks.", "up."), ("mid_block.resnets
            ("time_embedding.linear_1", "embed.0"), ("time_embedding.linear_2", "embed.2"), ("class_embedding", "label"))
 
 
+@typed
 def from_diffusers(
     state: dict[str, Tensor],  # `state_dict` of a diffusers UNet2DModel with attention at its lowest resolution only
 ) -> dict[str, Tensor]:
