@@ -452,7 +452,7 @@ def _forward_kernel(Q, K, V, O, LSE, s_qb, s_qh, s_q, s_kb, s_kh, s_k, s_vb, s_v
 # %% ../../nbs/attention/04_flash.ipynb #021cbdc4
 @triton.jit
 def _delta_kernel(O, DO, DELTA, n, ROWS: tl.constexpr, D: tl.constexpr):
-    "D = rowsum(dO ∘ O), for rows of all heads one after the other."
+    "D = rowsum(dO ⊙ O), for rows of all heads one after the other."
     start = tl.program_id(0).to(tl.int64) * ROWS
     o, do = _load(O, start, n, D, ROWS, D, True, False), _load(DO, start, n, D, ROWS, D, True, False)
     rows = start + tl.arange(0, ROWS)
@@ -701,19 +701,22 @@ def transformers_attention(
     query: Tensor,  # (b, heads, n_q, d)
     key: Tensor,  # (b, kv_heads, n_k, d)
     value: Tensor,  # (b, kv_heads, n_k, d)
-    attention_mask: Tensor | None = None,  # must be absent
+    attention_mask: Tensor | None = None,  # must be absent; arrives only if the name has a mask function too, see above
     scaling: float | None = None,  # τ
     dropout: float = 0.0,  # must be zero
     is_causal: bool | None = None,  # the layer's own choice by default
-    **kwargs,  # what other implementations need
+    backend: str = "auto",  # of `attention`
+    **kwargs,  # what other implementations need; what would change the result must be None
 ) -> tuple[Tensor, None]:
-    "`attention` in the form of transformers' `AttentionInterface`: output (b, n_q, heads, d). ValueError for a mask or dropout."
-    require(attention_mask is None, "attention_mask", "a mask", "None: pad on the right, or use another implementation")
+    "`attention` in the form of transformers' `AttentionInterface`: output (b, n_q, heads, d). ValueError for a mask, dropout, or a variant of attention."
+    for name in ("sliding_window", "softcap", "s_aux", "position_bias", "cache"):
+        require(kwargs.get(name) is None, name, kwargs.get(name), "None: use another implementation")
+    require(attention_mask is None, "attention_mask", "a mask", "None: pad on the right and pass none, or use another implementation")
     require(dropout == 0, "dropout", dropout, "0")
     n_q, n_k = query.shape[2], key.shape[2]
     causal = (getattr(module, "is_causal", True) if is_causal is None else is_causal) and n_q > 1
     require(not causal or n_q == n_k, "query", f"{n_q} positions for {n_k} keys", "all of them, or one at a time with a cache")
-    return attention(query, key, value, causal=causal, scale=scaling).transpose(1, 2).contiguous(), None
+    return attention(query, key, value, causal=causal, scale=scaling, backend=backend).transpose(1, 2).contiguous(), None
 
 # %% ../../nbs/attention/04_flash.ipynb #51f3a98f
 def attention_flops(
