@@ -4,15 +4,17 @@
 
 # %% auto #0
 __all__ = ['Queries', 'Keys', 'KeyMask', 'LOG2E', 'ON_CPU', 'INTERPRETED', 'BLOCKS', 'FP32_BLOCKS', 'INTERPRETER_BLOCKS',
-           'KERNELS', 'BACKENDS', 'HEAD_DIMS', 'HBM', 'softmax_three_pass', 'softmax_two_pass', 'attention_one_pass',
-           'State', 'empty_state', 'summarize', 'combine', 'naive_attention', 'tiled_attention', 'largest_block',
-           'split_kv', 'flash_forward', 'flash_backward', 'attention', 'transformers_attention', 'attention_flops']
+           'KERNELS', 'BACKENDS', 'HEAD_DIMS', 'MAX_GRID', 'HBM', 'softmax_three_pass', 'softmax_two_pass',
+           'attention_one_pass', 'State', 'empty_state', 'summarize', 'combine', 'naive_attention', 'tiled_attention',
+           'largest_block', 'split_kv', 'flash_forward', 'flash_backward', 'attention', 'transformers_attention',
+           'register_transformers', 'attention_flops']
 
 # %% ../../nbs/attention/04_flash.ipynb #ce933b47
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 import torch.nn.functional as F
@@ -122,8 +124,8 @@ def empty_state(o: Tensor) -> State:
 
 
 def _decay(x: Tensor, m: Tensor) -> Tensor:
-    "exp(x − m), and zero where x is −∞, whatever m is."
-    return torch.where(x == -math.inf, 0.0, (x - m).exp())
+    "exp(x − m), and zero where x is −∞, also where m is; so is its gradient."
+    return (x - torch.where(m == -math.inf, 0.0, m)).exp()
 
 # %% ../../nbs/attention/04_flash.ipynb #d51caa9c
 def summarize(
@@ -173,7 +175,7 @@ Keys = Float[Tensor, "batch kv_heads n_k d"]
 KeyMask = Bool[Tensor, "batch n_k"]
 
 
-def _scale(q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> float:
+def _scale(q: Tensor, k: Tensor, v: Tensor, scale: float | int | None, key_mask: Tensor | None = None) -> float:
     "The scale to use, after what annotations cannot say has been checked."
     require(q.numel() > 0, "q", tuple(q.shape), "no dimension of size zero")
     require(k.numel() > 0, "k", tuple(k.shape), "no dimension of size zero")
@@ -181,6 +183,7 @@ def _scale(q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> float:
     for name, x in (("k", k), ("v", v)):
         require(x.dtype == q.dtype, name, x.dtype, f"q's {q.dtype}")
         require(x.device == q.device, name, x.device, f"q's {q.device}")
+    require(key_mask is None or key_mask.device == q.device, "key_mask", getattr(key_mask, "device", None), f"q's {q.device}")
     if q.device.type == "cpu" and not torch.compiler.is_compiling():
         require_finite(q=q, k=k, v=v)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
@@ -194,12 +197,12 @@ def naive_attention(
     k: Keys,  # keys; heads a divisor of q's
     v: Keys,  # values
     causal: bool = False,  # query i sees keys 0 … i
-    scale: float | None = None,  # τ, 1/√d by default
+    scale: float | int | None = None,  # τ, 1/√d by default
     key_mask: KeyMask | None = None,  # True where a key is real
     hbm: HBM | None = None,  # counts the traffic
 ) -> Queries:
     "Attention by its definition, @eq-def-attention, in the precision of its input: the twin that the others are held against."
-    scale, hbm = _scale(q, k, v, scale), HBM() if hbm is None else hbm
+    scale, hbm = _scale(q, k, v, scale, key_mask), HBM() if hbm is None else hbm
     rows, cols = torch.arange(q.shape[2], device=q.device), torch.arange(k.shape[2], device=q.device)
     s = hbm.write(scale * _grouped(hbm.read(q), k.shape[1]) @ hbm.read(k)[:, :, None].mT)  # (b, kv_heads, group, n_q, n_k)
     s = hbm.read(s).masked_fill(~_visible(rows, cols, causal, key_mask), -math.inf)
@@ -225,6 +228,11 @@ def _tiles(n_q: int, n_k: int, block_q: int, block_k: int, causal: bool) -> list
 def _wide(x: Tensor) -> Tensor:
     "x in the precision of the accumulators."
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def _no_autocast(x: Tensor) -> AbstractContextManager:
+    "Autocast off for x's device, which would narrow the accumulators."
+    return torch.autocast(x.device.type, enabled=False) if torch.amp.is_autocast_available(x.device.type) else nullcontext()
 
 # %% ../../nbs/attention/04_flash.ipynb #96d22ec4
 def _tiled_forward(q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float, key_mask: Tensor | None,
@@ -268,17 +276,21 @@ class _Tiled(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, q, k, v, causal, scale, key_mask, block_q, block_k, hbm):
-        o, lse = _tiled_forward(q, k, v, causal, scale, key_mask, block_q, block_k, hbm)
+        with _no_autocast(q):
+            o, lse = _tiled_forward(q, k, v, causal, scale, key_mask, block_q, block_k, hbm)
         o = o.to(q.dtype)
-        ctx.save_for_backward(q, k, v, o, lse)
+        ctx.save_for_backward(q, k, v, o, lse, key_mask)
         ctx.mark_non_differentiable(lse)
-        ctx.options = causal, scale, key_mask, block_q, block_k
+        ctx.options = causal, scale, block_q, block_k
         return o, lse
 
     @staticmethod
+    @torch.autograd.function.once_differentiable
     def backward(ctx, do, dlse):
-        q, k, v, o, lse = ctx.saved_tensors
-        grads = _tiled_backward(do, q, k, v, o, lse, *ctx.options)
+        q, k, v, o, lse, key_mask = ctx.saved_tensors
+        causal, scale, block_q, block_k = ctx.options
+        with _no_autocast(q):
+            grads = _tiled_backward(do, q, k, v, o, lse, causal, scale, key_mask, block_q, block_k)
         return *(g.to(q.dtype) for g in grads), None, None, None, None, None, None
 
 # %% ../../nbs/attention/04_flash.ipynb #cbfbb2b9
@@ -288,14 +300,14 @@ def tiled_attention(
     k: Keys,  # keys; heads a divisor of q's
     v: Keys,  # values
     causal: bool = False,  # query i sees keys 0 … i
-    scale: float | None = None,  # τ, 1/√d by default
+    scale: float | int | None = None,  # τ, 1/√d by default
     key_mask: KeyMask | None = None,  # True where a key is real
     block_q: int = 128,  # B_r
     block_k: int = 128,  # B_c
     hbm: HBM | None = None,  # counts the traffic of the forward pass
 ) -> Queries:
-    "FlashAttention in PyTorch (arXiv 2205.14135, loops in the order of arXiv 2307.08691). ValueError for a bad value."
-    scale = _scale(q, k, v, scale)
+    "FlashAttention in PyTorch (arXiv 2205.14135, loops in the order of arXiv 2307.08691), differentiable once. ValueError for a bad value."
+    scale = _scale(q, k, v, scale, key_mask)
     require(block_q >= 1, "block_q", block_q, "at least 1")
     require(block_k >= 1, "block_k", block_k, "at least 1")
     return _Tiled.apply(q, k, v, causal, scale, key_mask, block_q, block_k, HBM() if hbm is None else hbm)[0]
@@ -319,14 +331,15 @@ def split_kv(
     k: Keys,  # keys; heads a divisor of q's
     v: Keys,  # values
     splits: int = 8,  # parts into which the keys are cut
-    scale: float | None = None,  # τ, 1/√d by default
+    scale: float | int | None = None,  # τ, 1/√d by default
 ) -> Queries:
     "Attention with the keys in independent parts, joined pairwise (Flash-decoding; @eq-split). ValueError for a bad value."
     scale = _scale(q, k, v, scale)
     require(1 <= splits <= k.shape[2], "splits", splits, f"between 1 and the {k.shape[2]} keys")
     q_g = scale * _grouped(_wide(q), k.shape[1])
-    parts = [summarize(q_g @ a[:, :, None].mT, b[:, :, None])
-             for a, b in zip(_wide(k).tensor_split(splits, 2), _wide(v).tensor_split(splits, 2))]
+    with _no_autocast(q):
+        parts = [summarize(q_g @ a[:, :, None].mT, b[:, :, None])
+                 for a, b in zip(_wide(k).tensor_split(splits, 2), _wide(v).tensor_split(splits, 2))]
     while len(parts) > 1:
         parts = [combine(*parts[i:i + 2]) if i + 1 < len(parts) else parts[i] for i in range(0, len(parts), 2)]
     return parts[0].output().flatten(1, 2).to(q.dtype)
@@ -615,7 +628,7 @@ def flash_backward(
     do: Tensor, q: Tensor, k: Tensor, v: Tensor, o: Tensor, lse: Tensor, causal: bool, scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     "Gradients of q, k and v, @eq-grads, by the Triton kernels, from do and the o and lse of `flash_forward`; causal and scale as there."
-    q, k, v, do, o = *(_aligned(x) for x in (q, k, v)), do.contiguous(), o.contiguous()
+    q, k, v, do, o = *(_aligned(x) for x in (q, k, v, do.contiguous())), o.contiguous()
     b, h, n, d = q.shape
     dq, dk, dv = (empty(*x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
     delta = empty(b, h, n, dtype=torch.float32, device=q.device)
@@ -648,6 +661,7 @@ flash_forward.register_autograd(_backward, setup_context=_setup)
 # %% ../../nbs/attention/04_flash.ipynb #6983a7cb
 BACKENDS = ("auto", "triton", "tiled", "sdpa", "naive")
 HEAD_DIMS = (32, 64, 128, 256)  # of the Triton kernels
+MAX_GRID = 65_535  # programs along the second axis of CUDA's grid
 
 
 def _refusal(q: Tensor, key_mask: Tensor | None) -> str:
@@ -658,9 +672,11 @@ def _refusal(q: Tensor, key_mask: Tensor | None) -> str:
         return f"float16, bfloat16 or float32 for backend='triton', not {q.dtype}"
     if q.shape[3] not in HEAD_DIMS:
         return f"a head dimension in {HEAD_DIMS} for backend='triton', not {q.shape[3]}"
+    if q.shape[0] * q.shape[1] > MAX_GRID:
+        return f"at most {MAX_GRID:,} heads of all sequences together for backend='triton', not {q.shape[0] * q.shape[1]:,}"
     return "" if key_mask is None else "no key_mask for backend='triton': use 'sdpa' or 'tiled'"
 
-
+# %% ../../nbs/attention/04_flash.ipynb #8f845c08
 def _sdpa(q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float, key_mask: Tensor | None) -> Tensor:
     "PyTorch's own, with this page's convention for rows that see no key."
     options = dict(scale=scale, enable_gqa=q.shape[1] != k.shape[1])
@@ -671,14 +687,14 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float, key_mask:
     blind = ~seen.any(-1, keepdim=True)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=seen | blind, **options).masked_fill(blind, 0.0)
 
-# %% ../../nbs/attention/04_flash.ipynb #8f845c08
+# %% ../../nbs/attention/04_flash.ipynb #8398eac7
 @typed
 def attention(
     q: Queries,  # queries
     k: Keys,  # keys; heads a divisor of q's
     v: Keys,  # values
     causal: bool = False,  # query i sees keys 0 … i (aligned at the top left)
-    scale: float | None = None,  # τ, 1/√d by default
+    scale: float | int | None = None,  # τ, 1/√d by default
     backend: str = "auto",  # "auto", "triton", "tiled", "sdpa" or "naive"
     key_mask: KeyMask | None = None,  # True where a key is real; a query that sees no key gets zeros
 ) -> Queries:
@@ -688,7 +704,7 @@ def attention(
         return naive_attention(q, k, v, causal, scale, key_mask)
     if backend == "tiled":
         return tiled_attention(q, k, v, causal, scale, key_mask)
-    scale = _scale(q, k, v, scale)
+    scale = _scale(q, k, v, scale, key_mask)
     refusal = _refusal(q, key_mask)
     if backend == "sdpa" or backend == "auto" and (refusal or not q.is_cuda):
         return _sdpa(q, k, v, causal, scale, key_mask)
@@ -717,6 +733,19 @@ def transformers_attention(
     causal = (getattr(module, "is_causal", True) if is_causal is None else is_causal) and n_q > 1
     require(not causal or n_q == n_k, "query", f"{n_q} positions for {n_k} keys", "all of them, or one at a time with a cache")
     return attention(query, key, value, causal=causal, scale=scaling, backend=backend).transpose(1, 2).contiguous(), None
+
+# %% ../../nbs/attention/04_flash.ipynb #efa6f698
+def register_transformers(
+    name: str = "ml_notes",  # for `model.set_attn_implementation`
+    backend: str = "auto",  # of `attention`
+) -> None:
+    "Enter `transformers_attention` in transformers.AttentionInterface, and in AttentionMaskInterface a mask function of that name. ValueError for a bad backend."
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    require(backend in BACKENDS, "backend", repr(backend), f"one of {BACKENDS}")
+    AttentionInterface.register(name, partial(transformers_attention, backend=backend))
+    AttentionMaskInterface.register(name, sdpa_mask)
 
 # %% ../../nbs/attention/04_flash.ipynb #51f3a98f
 def attention_flops(
