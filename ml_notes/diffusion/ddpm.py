@@ -47,8 +47,9 @@ class Schedule:
         require(isinstance(t, (int, Tensor)), "t", t, "a whole number, or a tensor of them")
         t = torch.as_tensor(t)
         whole = not (t.is_floating_point() or t.is_complex() or t.dtype == torch.bool)
-        require(whole and bool(((t >= -1) & (t < len(self))).all()), "t", t, f"whole steps from -1 (clean data) to {len(self) - 1}")
-        return torch.cat([self.alphas_bar.new_ones(1), self.alphas_bar]).to(t.device)[t + 1]
+        steps = t.long() if whole else t  # small integer types wrap at -1
+        require(whole and bool(((steps >= -1) & (steps < len(self))).all()), "t", t, f"whole steps from -1 (clean data) to {len(self) - 1}")
+        return torch.cat([self.alphas_bar.new_ones(1), self.alphas_bar]).to(t.device)[steps + 1]
 
 # %% ../../nbs/diffusion/01_ddpm.ipynb #27a92f73
 @typed
@@ -236,19 +237,22 @@ def loss_simple(
     *,
     schedule: Schedule,  # the forward process
     generator: torch.Generator | None = None,  # of every draw
-    drop: float = 0.0,  # share of the labels that is hidden (set to -1), in [0, 1]
+    drop: float | int = 0.0,  # share of the labels that is hidden (set to -1), in [0, 1]
 ) -> Float[Tensor, ""]:
-    "Mean squared error of the noise at a random step @eq-def-ddpm-simple; ValueError for data that are not finite, or drop outside [0, 1]."
+    "Mean squared error of the noise at a random step @eq-def-ddpm-simple; ValueError for data that are empty or not finite, drop outside [0, 1], or an output of another shape."
     require(0 <= drop <= 1, "drop", drop, "a number in [0, 1]")
+    require(x0.numel() > 0, "x0", tuple(x0.shape), "at least one example")
     require_finite(x0=x0)
-    device = x0.device if generator is None else generator.device
-    t = torch.randint(len(schedule), (len(x0),), generator=generator, device=device).to(x0.device)
-    noise = draw(x0, generator)
-    x = add_noise(x0, noise, schedule, t)
-    if y is None:
-        return (model(x, t) - noise).square().mean()
-    hidden = torch.rand(len(x0), generator=generator, device=device).to(x0.device) < drop
-    return (model(x, t, torch.where(hidden, -1, y)) - noise).square().mean()
+    where = x0.device if generator is None else generator.device
+    t = torch.randint(len(schedule), (len(x0),), generator=generator, device=where).to(x0.device)
+    x = add_noise(x0, noise := draw(x0, generator), schedule, t)
+    labels = ()
+    if y is not None:
+        hidden = torch.rand(len(x0), generator=generator, device=where).to(x0.device) < drop
+        labels = (torch.where(hidden, -1, y),)
+    output = model(x, t, *labels)
+    require(output.shape == x.shape, "model", f"an output of shape {tuple(output.shape)}", f"{tuple(x.shape)}, as its input")
+    return (output - noise).square().mean()
 
 # %% ../../nbs/diffusion/01_ddpm.ipynb #a6687096
 @typed
@@ -261,8 +265,8 @@ def ddpm_step(
     *,
     noise: Float[Tensor, "n *dims"] | None = None,  # standard normal; none gives the mean
     prediction: str = "epsilon",  # what the output means, one of `PREDICTIONS`
-    variance: str | Float[Tensor, "*levels"] = "small",  # as in `reverse_variance`
-    clip: float | None = None,  # largest magnitude of the predicted x0
+    variance: str | Float[Tensor, "*levels"] = "small",  # as in `reverse_variance`; a tensor is one value, one an example, or one an element
+    clip: float | int | None = None,  # largest magnitude of the predicted x0
 ) -> Float[Tensor, "n *dims"]:
     "One ancestral step @eq-ddpm-posterior; ValueError for steps in the wrong order, or another prediction, variance or clip."
     prev = t - 1 if prev is None else prev
@@ -272,9 +276,10 @@ def ddpm_step(
     level, level_prev = schedule.alpha_bar(t), schedule.alpha_bar(prev)
     x0 = to_x0(output, x, level, prediction)
     x0 = x0 if clip is None else x0.clamp(-clip, clip)
-    mean, _ = posterior(x0, x, level, level_prev)
-    var = reverse_variance(level, level_prev, variance)
-    return mean if noise is None or prev == -1 else mean + var.sqrt().to(x) * noise
+    mean, var = posterior(x0, x, level, level_prev)[0], reverse_variance(level, level_prev, variance)
+    require(var.dim() == 0 or var.shape in (x.shape, x.shape[:1]), "variance", tuple(var.shape), f"one value, one an example, or the shape of x, {tuple(x.shape)}")
+    std = var.sqrt().to(x) if var.shape == x.shape else _over(var.sqrt(), x)
+    return mean if noise is None or prev == -1 else mean + std * noise
 
 # %% ../../nbs/diffusion/01_ddpm.ipynb #29b3320b
 @torch.no_grad()
@@ -410,6 +415,8 @@ class UNet(nn.Module):
         head_dim: int = 8,  # of the attention, divides the last width
     ):
         super().__init__()
+        for name, value in (("channels", channels), ("groups", groups), ("head_dim", head_dim)):
+            require(value >= 1, name, value, "at least 1")
         require(len(widths) > 0 and all(w > 0 and w % groups == 0 for w in widths), "widths", widths, f"multiples of groups = {groups}")
         require(widths[-1] % head_dim == 0, "head_dim", head_dim, f"a divisor of the last width, {widths[-1]}")
         require(blocks >= 1, "blocks", blocks, "at least one block a resolution")
@@ -452,11 +459,12 @@ def forward(
     "What the network says of x at step t; ValueError for sides that do not halve evenly, other channels, or labels that it does not know."
     unit = 2 ** (len(self.widths) - 1)
     require(x.shape[1] == self.stem.in_channels, "x", tuple(x.shape), f"{self.stem.in_channels} channels")
-    require(x.shape[2] % unit == 0 and x.shape[3] % unit == 0 and x.numel() > 0, "x", tuple(x.shape), f"height and width divisible by {unit}")
+    require(x.numel() > 0, "x", tuple(x.shape), "no dimension of size zero")
+    require(x.shape[2] % unit == 0 and x.shape[3] % unit == 0, "x", tuple(x.shape), f"height and width divisible by {unit}")
     require(y is None or self.classes is not None, "y", y, "no labels: this network was built without classes")
     embedding = self.embed(timestep_embedding(t, self.widths[0]).to(x))
     if self.classes is not None:
-        y = torch.full_like(t, -1, dtype=torch.long) if y is None else y
+        y = torch.full_like(t, -1, dtype=torch.long) if y is None else y.long()
         require(bool(((y >= -1) & (y < self.classes)).all()), "y", y, f"labels from -1 (none) to {self.classes - 1}")
         embedding = embedding + self.label(torch.where(y < 0, self.classes, y))
     return self._walk(self.stem(x), embedding)
@@ -493,7 +501,9 @@ RENAMES = (("down_blocks.", "down."), ("up_blocks.", "up."), ("mid_block.resnets
 
 @typed
 def from_diffusers(
-    state: dict[str, Tensor],  # `state_dict` of a diffusers UNet2DModel with attention at its lowest resolution only
+    state: dict[str, Tensor],  # `state_dict` of a diffusers UNet2DModel with attention at its lowest resolution only, built with
+    # flip_sin_to_cos=False, freq_shift=1, downsample_padding=1, norm_eps=1e-5, and num_class_embeds = classes + 1, the last for no class:
+    # none of these shows in the weights, so none can be checked here
 ) -> dict[str, Tensor]:
     "The weights of a diffusers.UNet2DModel under the names of `UNet`."
     renamed = {}
