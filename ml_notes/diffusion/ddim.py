@@ -34,7 +34,7 @@ def ddim_coefficients(
     "Weights (lambda, k) of x0 and x_t in the mean of a step @eq-ddim-family; ValueError for levels in the wrong order or std outside [0, √(1 - alpha_bar_prev)]."
     _check_pair(alpha_bar, alpha_bar_prev)
     rest = 1 - alpha_bar_prev - std**2
-    require(bool(((std >= 0) & (rest >= -1e-12)).all()), "std", std, "values from 0 to the square root of 1 - alpha_bar_prev")
+    require(bool(((std >= 0) & (rest >= -4 * torch.finfo(rest.dtype).eps)).all()), "std", std, "values from 0 to the square root of 1 - alpha_bar_prev")
     k = (rest.clamp_min(0) / (1 - alpha_bar)).sqrt()
     return alpha_bar_prev.sqrt() - k * alpha_bar.sqrt(), k
 
@@ -107,22 +107,30 @@ def ddim_step(
     eta: float | int = 0.0,  # injected noise, 0 for none and 1 for DDPM's; encoding takes none
     noise: Float[Tensor, "n *dims"] | None = None,  # standard normal, needed for eta > 0
     prediction: str = "epsilon",  # what the output means, one of `PREDICTIONS`
-    clip: float | None = None,  # largest magnitude of the predicted x0
+    clip: float | int | None = None,  # largest magnitude of the predicted x0
     follow_clip: bool = False,  # recompute the noise from the clipped x0, diffusers' use_clipped_model_output
     wide: bool = False,  # inject the larger noise of eq-ddim-wide; needs eta = 1
     clean: bool = True,  # step -1 is clean data; otherwise it has the level of step 0
 ) -> Float[Tensor, "n *dims"]:
     "One step of DDIM @eq-ddim-update; ValueError for a step outside the schedule, eta outside [0, 1], noise that is missing, or values that are not finite."
+    _check_step(eta, prediction=prediction, clip=clip, follow_clip=follow_clip, wide=wide, clean=clean)
     require(-1 <= t < len(schedule) and -1 <= to < len(schedule) and t != to, "t, to", (t, to), f"two different steps from -1 to {len(schedule) - 1}")
-    require(0 <= eta <= 1 and (eta == 0 or to < t), "eta", eta, "a number in [0, 1], and 0 to encode")
+    require(eta == 0 or to < t, "eta", eta, "0 to encode")
     require(eta == 0 or noise is not None, "noise", None, "standard normal noise, because eta > 0")
-    require(eta == 1 or not wide, "wide", wide, "eta = 1 with it")
-    require(clip is None or clip > 0, "clip", clip, "a positive number, or none")
     require_finite(**({} if noise is None else {"noise": noise}))
     x0, eps = _clipped(*split(output, x, _level(schedule, t, clean), prediction), x, _level(schedule, t, clean), clip, follow_clip)
     return _compose(x0, eps, _level(schedule, t, clean), _level(schedule, to, clean), eta, noise, wide)
 
 # %% ../../nbs/diffusion/04_ddim.ipynb #26b3afd2
+@typed
+def _check_step(eta: float | int, *, prediction: str = "epsilon", clip: float | int | None = None, follow_clip: bool = False, wide: bool = False, clean: bool = True) -> None:
+    "Refuse the settings of a step that no step can have; samplers ask before their first step."
+    require(0 <= eta <= 1, "eta", eta, "a number in [0, 1]")
+    require(prediction in PREDICTIONS, "prediction", prediction, f"one of {PREDICTIONS}")
+    require(eta == 1 or not wide, "wide", wide, "eta = 1 with it")
+    require(clip is None or clip > 0, "clip", clip, "a positive number, or none")
+
+
 def _level(schedule: Schedule, t: int, clean: bool) -> Tensor:
     "ᾱ at step t; at t = -1 it is 1, or that of step 0 (diffusers' set_alpha_to_one=False)."
     return schedule.alpha_bar(t if clean or t != -1 else 0)
@@ -142,7 +150,7 @@ def _compose(x0: Tensor, eps: Tensor, level: Tensor, level_to: Tensor, eta: floa
         return level_to.sqrt().to(x0) * x0 + (1 - level_to).sqrt().to(x0) * eps
     std = ddim_std(level, level_to, eta)
     direction = (1 - level_to - std**2).clamp_min(0).sqrt()
-    spread = (1 - level / level_to).sqrt() if wide and level_to < 1 else std  # the last step injects none
+    spread = (1 - level / level_to).sqrt() if wide and level_to < 1 else std  # into clean data, ᾱ = 1, none
     return level_to.sqrt().to(x0) * x0 + direction.to(x0) * eps + spread.to(x0) * noise
 
 # %% ../../nbs/diffusion/04_ddim.ipynb #142d7f05
@@ -151,6 +159,7 @@ def _plan(schedule: Schedule, steps: int | Tensor, spacing: str, offset: int, x:
     require_finite(x=x)
     if isinstance(steps, int):
         return timesteps(len(schedule), steps, spacing, offset).tolist()
+    require(spacing == "leading" and offset == 0, "spacing, offset", (spacing, offset), "neither, because the steps themselves are given")
     ts = steps.tolist()
     falling = all(a > b for a, b in zip(ts, ts[1:]))
     require(len(ts) > 0 and falling and ts[-1] >= 0 and ts[0] < len(schedule), "steps", ts[:5], f"steps that decrease within [0, {len(schedule)})")
@@ -179,13 +188,13 @@ def ddim_trajectory(
     **step,  # prediction, clip, follow_clip, wide, clean: passed on to `ddim_step`
 ) -> Iterator[tuple[int, Tensor]]:
     "Decode noise @eq-ddim-update, handing out (step reached, x) as it goes, -1 last; ValueError as `ddim_step` and `timesteps`."
-    require(0 <= eta <= 1, "eta", eta, "a number in [0, 1]")
+    _check_step(eta, **step)
     ts = _plan(schedule, steps, spacing, offset, x)
     def walk(x: Tensor) -> Iterator[tuple[int, Tensor]]:
         for t, to in zip(tqdm(ts, disable=not progress), [*ts[1:], -1]):
             x = ddim_step(x, _ask(model, x, t), schedule, t, to, eta=eta, noise=draw(x, generator) if eta > 0 else None, **step)
             yield to, x
-    return walk(x)
+    return walk(x.detach())
 
 # %% ../../nbs/diffusion/04_ddim.ipynb #a8e2dae8
 @typed
@@ -214,15 +223,23 @@ def ddim_invert(
     *,
     offset: int = 0,  # of the spacing
     progress: bool = False,  # show a bar
-    **step,  # prediction, clip, clean: passed on to `ddim_step`
+    **step,  # prediction, clip, follow_clip, clean: passed on to `ddim_step`
 ) -> Float[Tensor, "n *dims"]:
     "Encode data into the noise that `ddim_sample` decodes @eq-ddim-encode; ValueError as there."
-    ts = _plan(schedule, steps, spacing, offset, x)[::-1]
+    _check_step(0.0, **step)
+    ts, x = _plan(schedule, steps, spacing, offset, x)[::-1], x.detach()
     for t, to in zip([-1, *ts], tqdm(ts, disable=not progress)):
         x = ddim_step(x, _ask(model, x, to), schedule, t, to, **step)
     return x
 
 # %% ../../nbs/diffusion/04_ddim.ipynb #6d88f1ae
+def _direction(x: Tensor) -> Tensor:
+    "Rows scaled to length one; divided by their largest entry first, so that no square overflows or vanishes."
+    largest = x.abs().amax(1, keepdim=True)
+    require(bool((largest > 0).all()), "a, b", "a vector of length zero", "vectors that have a direction")
+    return (x / largest) / (x / largest).norm(dim=1, keepdim=True)
+
+
 @typed
 def slerp(
     a: Float[Tensor, "n *dims"],  # start, one vector an example
@@ -231,16 +248,15 @@ def slerp(
 ) -> Float[Tensor, "n *dims"]:
     "Great-circle interpolation @eq-ddim-slerp; ValueError for zero or opposite vectors, or a weight outside [0, 1]."
     require_finite(a=a, b=b)
-    w = torch.as_tensor(weight, dtype=a.dtype, device=a.device).reshape(-1, 1)
+    dtype = torch.promote_types(a.dtype, torch.float32)  # angles in half precision would be crude
+    w = torch.as_tensor(weight, dtype=dtype, device=a.device).reshape(-1, 1)
     require(bool(((w >= 0) & (w <= 1)).all()), "weight", weight, "a number in [0, 1]")
-    p, q = a.flatten(1), b.flatten(1)  # (n, …) -> (n, d)
-    norms = p.norm(dim=1, keepdim=True) * q.norm(dim=1, keepdim=True)
-    require(bool((norms > 0).all()), "a, b", "a vector of length zero", "vectors that have a direction")
-    cos = ((p * q).sum(1, keepdim=True) / norms).clamp(-1, 1)
+    p, q = a.flatten(1).to(dtype), b.flatten(1).to(dtype)  # (n, …) -> (n, d)
+    cos = (_direction(p) * _direction(q)).sum(1, keepdim=True).clamp(-1, 1)
     require(bool((cos > -1 + 1e-6).all()), "a, b", "opposite vectors", "vectors with one shortest arc between them")
     angle = torch.acos(cos)
     straight = angle == 0  # parallel: the arc is a point on a ray
     sin = torch.where(straight, 1.0, torch.sin(angle))
     start = torch.where(straight, 1 - w, torch.sin((1 - w) * angle) / sin)
     end = torch.where(straight, w, torch.sin(w * angle) / sin)
-    return (start * p + end * q).reshape(a.shape)  # (n, d) -> (n, …)
+    return (start * p + end * q).to(a.dtype).reshape(a.shape)  # (n, d) -> (n, …)
