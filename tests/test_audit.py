@@ -222,7 +222,7 @@ def test_references(tmp_path, draft):
                    + entry("Smith2020", "1.2") + "@misc{doe1999lost,\n  title = {Lost}\n}\n")
     page = draft("a.ipynb").prose("[@ho2020ddpm; @song2020ddim], @eq-a, me@there.org, `@code` and @kingma2013vae").save()
     found = "\n".join(audit.references([page], bib))
-    for expected in ("song2020ddim stands 2 times", "eprint 2010.02502 stands 2 times", "doe1999lost has neither eprint nor doi", "doe1999lost is cited by no page",
+    for expected in ("song2020ddim stands 2 times", "eprint 2010.02502 stands 2 times", "doe1999lost has neither eprint, doi nor url", "doe1999lost is cited by no page",
                      "Smith2020 is not first author", "a.ipynb: @kingma2013vae has no entry in references.bib, cell 0"):
         assert expected in found
     assert not any(word in found for word in ("ho2020ddpm", "@eq-a", "there", "code"))

@@ -328,11 +328,11 @@ def _package_imports(name: str, file: Path, known: set[str]) -> Iterator[str]:
 
 
 def references(book_pages: Iterable[Page] | None = None, bib: Path = NBS / "references.bib") -> list[str]:
-    "Every citation has an entry, every entry is cited, unique, and can be found by its arXiv number or DOI."
+    "Every citation has an entry, every entry is cited, unique, and can be found: by its arXiv number, its DOI, or, for a journal that gives neither, the address of its page."
     entries = book.bibliography(bib)
     keys = Counter(key for key, _ in entries)
     problems = [f"{bib.name}: {key} stands {n} times" for key, n in keys.items() if n > 1]
-    problems += [f"{bib.name}: {key} has neither eprint nor doi" for key, fields in entries if not fields.get("eprint") and not fields.get("doi")]
+    problems += [f"{bib.name}: {key} has neither eprint, doi nor url" for key, fields in entries if not any(fields.get(name) for name in ("eprint", "doi", "url"))]
     problems += [f"{bib.name}: {key} is not first author, year, short name" for key in keys if not re.fullmatch(r"[a-z]+\d{4}[a-z0-9]+", key)]
     for field in ("eprint", "doi", "title"):
         same = Counter(fields[field].lower() for _, fields in entries if field in fields)

@@ -32,8 +32,8 @@ class Level:
     t: Tensor  # time
     s: Tensor  # scale of the signal
     sigma: Tensor  # noise level
-    ds: Tensor  # time derivative of s
-    dsigma: Tensor  # time derivative of sigma
+    ds: Tensor | None  # time derivative of s; none in a level without slopes
+    dsigma: Tensor | None  # time derivative of sigma
     process: "Process"  # whose level it is, for samplers that look between two times
 
     @property
@@ -53,7 +53,8 @@ class Level:
 
     def __getitem__(self, i: int | slice | Tensor) -> "Level":
         "Some of many levels."
-        return Level(self.t[i], self.s[i], self.sigma[i], self.ds[i], self.dsigma[i], self.process)
+        ds, dsigma = (None if v is None else v[i] for v in (self.ds, self.dsigma))
+        return Level(self.t[i], self.s[i], self.sigma[i], ds, dsigma, self.process)
 
 # %% ../../nbs/diffusion/02_process.ipynb #f581357a
 @dataclass(frozen=True, eq=False)
@@ -70,12 +71,18 @@ class Process:
     def __post_init__(self):
         require(-math.inf < self.t_min < self.t_max < math.inf, "t_min, t_max", (self.t_min, self.t_max), "two finite, increasing times")
 
-    def at(self, t: Tensor | float) -> Level:
-        "Scale, noise level and their time derivatives (by automatic differentiation) at one time or many; ValueError outside [t_min, t_max]."
+    def at(
+        self,
+        t: Tensor | float,  # one time or many
+        slopes: bool = True,  # with time derivatives, by automatic differentiation; cheaper without
+    ) -> Level:
+        "Scale, noise level and, where asked for, their time derivatives; ValueError outside [t_min, t_max]."
         t = torch.as_tensor(t, dtype=torch.float64).contiguous()  # a view of one number cannot carry a derivative each
         slack = 1e-9 * (self.t_max - self.t_min)
         inside = (t >= self.t_min - slack) & (t <= self.t_max + slack)
         require(bool(inside.all()), "t", t, f"times in [{self.t_min:g}, {self.t_max:g}]")
+        if not slopes:
+            return Level(t, self.s(t), self.sigma(t), None, None, self)
         (s, sigma), (ds, dsigma) = torch.func.jvp(lambda t: (self.s(t), self.sigma(t)), (t,), (torch.ones_like(t),))
         return Level(t, s, sigma, ds, dsigma, self)
 
@@ -85,12 +92,13 @@ class Process:
 def at_sigma(
     self,
     sigma: Tensor | float | int,  # noise level, one or many
+    slopes: bool = True,  # with time derivatives
 ) -> Level:
     "The level with a given noise level @eq-def-process; ValueError outside [sigma(t_min), sigma(t_max)]."
     sigma = torch.as_tensor(sigma, dtype=torch.float64)
     low, high = self.sigma(torch.tensor([self.t_min, self.t_max], dtype=torch.float64)).tolist()
     require(bool(((sigma >= low * (1 - 1e-6)) & (sigma <= high * (1 + 1e-6))).all()), "sigma", sigma, f"noise levels in [{low:g}, {high:g}]")
-    return self.at(self.time(sigma).clamp(self.t_min, self.t_max))
+    return self.at(self.time(sigma).clamp(self.t_min, self.t_max), slopes)
 
 # %% ../../nbs/diffusion/02_process.ipynb #b7b3ff9e
 @typed
@@ -260,7 +268,7 @@ def to_denoiser(
     "D(z, sigma) of a network that was trained on some process to predict something @eq-process-predictions; ValueError for another prediction, or a noise level that the process does not have."
     require(prediction in PREDICTIONS, "prediction", prediction, f"one of {PREDICTIONS}")
     def denoise(z: Tensor, sigma: Tensor | float) -> Tensor:
-        level = process.at_sigma(per_example(sigma, z))
+        level = process.at_sigma(per_example(sigma, z), slopes=prediction == "velocity")
         x = over(level.s, z) * z
         t = level.t.to(device=z.device, dtype=torch.promote_types(z.dtype, torch.float32))  # half precision would round step 998 to 1000
         return to_x0(model(x, t), x, level, prediction)
@@ -276,7 +284,7 @@ def from_denoiser(
     "Inverse of `to_denoiser`: the network (x, t) -> output that a denoiser implies @eq-process-predictions; ValueError as there."
     require(prediction in PREDICTIONS, "prediction", prediction, f"one of {PREDICTIONS}")
     def model(x: Tensor, t: Tensor) -> Tensor:
-        level = process.at(per_example(t, x, "t"))
+        level = process.at(per_example(t, x, "t"), slopes=prediction == "velocity")
         return from_x0(denoise(x / over(level.s, x), level.sigma.to(x.device)), x, level, prediction)
     return model
 
