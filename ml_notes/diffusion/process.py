@@ -459,7 +459,8 @@ class Preconditioned(nn.Module):
 
     def forward(self, z: Tensor, sigma: Tensor | float, y: Tensor | None = None) -> Tensor:
         sigma = per_example(sigma, z)
-        skip, out, scale, noise = (c.to(z) for c in self.coefficients(sigma))
+        skip, out, scale, noise = self.coefficients(sigma)
+        noise = noise.to(device=z.device, dtype=torch.promote_types(z.dtype, torch.float32))  # a clock: half precision would be too coarse
         output = self.net(over(scale, z) * z, noise, *(() if y is None else (y,)))
         return over(skip, z) * z + over(out, z) * output
 
@@ -537,7 +538,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         angle = t[:, None] * self.frequencies  # (n, frequencies)
-        return self.layers(torch.cat([x, angle.sin(), angle.cos()], 1))
+        return self.layers(torch.cat([x, angle.sin().to(x), angle.cos().to(x)], 1))
 
 # %% ../../nbs/diffusion/02_process.ipynb #818b7d8d
 @typed
