@@ -55,8 +55,8 @@ def heat_step(
 ) -> Float[Tensor, "n *dims"]:
     "Euler's method for the heat flow in its own clock σ²/2 @eq-rf-heat-ode, on z = x/s and so on every process: one network call, order 1."
     z = x / over(now.s, x)
-    score = (denoise(z, now.sigma) - z) / over(now.sigma**2, x)
-    return over(to.s, x) * (z - over((to.sigma**2 - now.sigma**2) / 2, x) * score)
+    part = (to.sigma**2 - now.sigma**2) / (2 * now.sigma**2)  # clock × 1/σ² of the score, before σ² can overflow in half precision
+    return over(to.s, x) * (z - over(part, x) * (denoise(z, now.sigma) - z))
 
 # %% ../../nbs/diffusion/07_rectified_flow.ipynb #a52c03ec
 @typed
@@ -75,8 +75,8 @@ def interpolate(
 def uniform_times(
     n: int,  # number of times
     generator: torch.Generator | None = None,  # of the draw
-    low: float = 0.0,  # earliest, data
-    high: float = 1.0,  # latest, noise
+    low: float | int = 0.0,  # earliest, data
+    high: float | int = 1.0,  # latest, noise
 ) -> Float[Tensor, "n"]:
     "Times to train on, float64 on the CPU, uniform as in (1) of Liu et al. 2022; ValueError unless 0 <= low < high <= 1."
     require(0 <= low < high <= 1, "low, high", (low, high), "0 <= low < high <= 1")
@@ -94,15 +94,16 @@ def rectified_flow_loss(
     times: Callable = uniform_times,  # (n, generator) -> (n,) times in [0, 1]
     generator: torch.Generator | None = None,  # of every draw
 ) -> Float[Tensor, ""]:
-    "Mean square error of the velocity along straight lines @eq-rf-velocity, (1) of Liu et al. 2022; ValueError for no data, data that are not finite, or an output of another shape."
+    "Mean square error of the velocity along straight lines @eq-rf-velocity, (1) of Liu et al. 2022; at least float32; ValueError for no data, data that are not finite, or an output of another shape."
     require(x0.numel() > 0, "x0", tuple(x0.shape), "at least one example")
     x1 = draw(x0, generator) if x1 is None else x1
     require_finite(x0=x0, x1=x1)
     t = times(len(x0), generator)
     require(t.shape == x0.shape[:1], "times", tuple(t.shape), f"{len(x0)}: one an example")
-    output = velocity(interpolate(x0, x1, t), t.to(x0), *(() if y is None else (y,)))
+    wide = torch.promote_types(x0.dtype, torch.float32)  # half precision would round t = 0.9985 to 1, and squares overflow in it
+    output = velocity(interpolate(x0, x1, t), t.to(x0.device, wide), *(() if y is None else (y,)))
     require(output.shape == x0.shape, "velocity", f"an output of shape {tuple(output.shape)}", f"{tuple(x0.shape)}, as its input")
-    return (x1 - x0 - output).square().mean()
+    return (x1.to(wide) - x0.to(wide) - output.to(wide)).square().mean()
 
 # %% ../../nbs/diffusion/07_rectified_flow.ipynb #0f9d1289
 @typed
@@ -111,27 +112,30 @@ def transport_cost(
     x1: Float[Tensor, "n *dims"],  # the other
     cost: Callable = lambda d: torch.linalg.vecdot(d, d),  # of displacements (n, d) -> (n,), convex; the square by default
 ) -> Float[Tensor, ""]:
-    "Mean cost of a coupling, E c(x1 - x0) @eq-rf-cost; ValueError for no pairs, values that are not finite, or a cost that is not one number a pair."
+    "Mean cost of a coupling, E c(x1 - x0) @eq-rf-cost; ValueError for no pairs, values that are not finite, or a cost that is not one number a pair. At least float32."
     require(x0.numel() > 0, "x0", tuple(x0.shape), "at least one pair")
     require_finite(x0=x0, x1=x1)
-    each = cost((x1 - x0).flatten(1))  # (n, …) -> (n, d)
+    wide = torch.promote_types(x0.dtype, torch.float32)  # squares overflow in half precision
+    each = cost((x1.to(wide) - x0.to(wide)).reshape(len(x0), -1))  # (n, …) -> (n, d)
     require(each.shape == x0.shape[:1], "cost", f"an output of shape {tuple(each.shape)}", f"{tuple(x0.shape[:1])}: one number a pair")
     return each.mean()
 
-# %% ../../nbs/diffusion/07_rectified_flow.ipynb #30b315b9
+# %% ../../nbs/diffusion/07_rectified_flow.ipynb #5c3c1bfb
 @typed
 def straightness(
     path: Float[Tensor, "k n *dims"],  # points of n paths at k times
     times: Float[Tensor, "k"],  # rising or falling
 ) -> Float[Tensor, ""]:
-    "S, the mean square of the velocity less its own average @eq-def-rf-straightness, for paths that are straight between the given times; zero for straight paths. ValueError for fewer than three times, or in no order."
+    "S, the mean square of the velocity less its own average @eq-def-rf-straightness, for paths that are straight between the given times; zero for straight paths; at least float32. ValueError for no paths, fewer than three times, times in no order, or values that are not finite."
     require(len(times) >= 3, "times", len(times), "at least three: two points are always on a line")
     h = times.diff()
     require(bool((h > 0).all() or (h < 0).all()), "times", times, "times that all rise or all fall")
-    require_finite(path=path)
+    require(path.numel() > 0, "path", tuple(path.shape), "at least one path")
+    require_finite(path=path, times=times)
+    path = path.to(torch.promote_types(path.dtype, torch.float32))  # squares overflow in half precision
     speed = path.diff(dim=0) / over(h, path[1:])  # (k - 1, n, …)
     average = (path[-1] - path[0]) / h.sum()
-    squares = (speed - average).square().flatten(2).sum(-1).mean(1)  # (k - 1, n, …) -> (k - 1,)
+    squares = (speed - average).square().reshape(*speed.shape[:2], -1).sum(-1).mean(1)  # (k - 1, n, …) -> (k - 1,)
     return ((h / h.sum()).to(squares) * squares).sum()
 
 # %% ../../nbs/diffusion/07_rectified_flow.ipynb #b54da0e2
@@ -162,4 +166,5 @@ def reflow(
     require(len(times) >= 2, "times", times, "at least two times")
     falling = bool(times.argmin() > 0)
     end = sample(denoise, process, x, times, step, clean=falling, **kwargs)
-    return (end, x.detach()) if falling else (x.detach(), end)
+    start = x.detach().clone()  # no alias of the caller's points
+    return (end, start) if falling else (start, end)
