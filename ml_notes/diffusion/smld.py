@@ -35,11 +35,21 @@ def energy_score(
         return -torch.autograd.grad(value.sum(), x)[0]
 
 # %% ../../nbs/diffusion/03_smld.ipynb #b366d3e6
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    "Inner product of each example: (n, …) or (n,) -> (n,)."
+    return (a * b)[..., None].flatten(1).sum(1)
+
+
+def _like_input(output: Tensor, x: Tensor, name: str = "score") -> Tensor:
+    "An output that must have its input's shape, for a smaller one would be broadcast in silence."
+    require(output.shape == x.shape, name, f"an output of shape {tuple(output.shape)}", f"{tuple(x.shape)}, as its input")
+    return output
+
+
 def _slope_along(score: Callable, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     "Value of a score, and vᵀ(∇s)v for each example, by one forward-mode pass."
     s, ds = torch.func.jvp(score, (x,), (v,))
-    require(s.shape == x.shape, "score", f"an output of shape {tuple(s.shape)}", f"{tuple(x.shape)}, as its input")
-    return s, (v * ds).flatten(1).sum(1)
+    return _like_input(s, x), _dot(v, ds)
 
 
 @typed
@@ -55,7 +65,7 @@ def implicit_score_matching(
         v[:, i] = 1
         s, slope = _slope_along(score, x, v.reshape(x.shape))  # (n, d) -> (n, …)
         trace = trace + slope
-    return (2 * trace + s.square().flatten(1).sum(1)).mean()
+    return (2 * trace + _dot(s, s)).mean()
 
 # %% ../../nbs/diffusion/03_smld.ipynb #c4ae5e49
 DIRECTIONS = ("gaussian", "rademacher")
@@ -79,7 +89,7 @@ def sliced_score_matching(
         v = draw(x, generator)
         s, slope = _slope_along(score, x, v if kind == "gaussian" else torch.ones_like(v).copysign(v))
         total = total + slope
-    return (2 * total / directions + s.square().flatten(1).sum(1)).mean()
+    return (2 * total / directions + _dot(s, s)).mean()
 
 # %% ../../nbs/diffusion/03_smld.ipynb #ee642967
 @typed
@@ -89,10 +99,12 @@ def denoising_score_matching(
     sigma: float | int,  # standard deviation of the noise
     generator: torch.Generator | None = None,  # of the noise
 ) -> Float[Tensor, ""]:
-    "Vincent's loss, mean of |s(z) + (z - x0)/sigma²|² over noisy data z @eq-smld-dsm [@vincent2011connection]; ValueError unless sigma > 0."
+    "Vincent's loss, mean of |s(z) + (z - x0)/sigma²|² over noisy data z @eq-smld-dsm [@vincent2011connection]; ValueError for no data, an output of another shape, or unless sigma > 0."
     require(0 < sigma < math.inf, "sigma", sigma, "a positive number")
+    require(x0.numel() > 0, "x0", tuple(x0.shape), "at least one example")
     noise = draw(x0, generator)
-    return (score(x0 + sigma * noise) + noise / sigma).square().flatten(1).sum(1).mean()
+    error = _like_input(score(x0 + sigma * noise), x0) + noise / sigma
+    return _dot(error, error).mean()
 
 # %% ../../nbs/diffusion/03_smld.ipynb #3b5086d3
 @typed
@@ -100,7 +112,10 @@ def denoiser_of(
     score: Callable[[Tensor, Tensor], Tensor],  # s(z, sigma) of data with noise, without their scale
 ) -> Denoiser:
     "Tweedie's formula: the denoiser D = z + sigma²·s of a score @eq-smld-tweedie."
-    return lambda z, sigma: z + over(torch.as_tensor(sigma, dtype=torch.float64), z) ** 2 * score(z, sigma)
+    def denoise(z: Tensor, sigma: Tensor) -> Tensor:
+        level = over(torch.as_tensor(sigma, dtype=torch.float64), z)
+        return z + level * (level * score(z, sigma))  # level² may leave the range of half precision
+    return denoise
 
 
 @typed
@@ -108,7 +123,10 @@ def score_of(
     denoise: Denoiser,  # D(z, sigma) -> x0
 ) -> Callable[[Tensor, Tensor], Tensor]:
     "Inverse of `denoiser_of`: the score s = (D - z)/sigma² of noisy data without their scale @eq-smld-tweedie."
-    return lambda z, sigma: (denoise(z, sigma) - z) / over(torch.as_tensor(sigma, dtype=torch.float64), z) ** 2
+    def score(z: Tensor, sigma: Tensor) -> Tensor:
+        level = over(torch.as_tensor(sigma, dtype=torch.float64), z)
+        return (denoise(z, sigma) - z) / level / level
+    return score
 
 # %% ../../nbs/diffusion/03_smld.ipynb #249c868b
 @typed
@@ -120,11 +138,11 @@ def langevin_step(
     *,
     temperature: float | int = 1.0,  # of the density p^(1/temperature) that is walked on; 0 climbs without noise
 ) -> Float[Tensor, "n *dims"]:
-    "One step of the unadjusted Langevin algorithm @eq-smld-ula; ValueError unless size > 0 and temperature >= 0."
+    "One step of the unadjusted Langevin algorithm @eq-smld-ula; ValueError unless size > 0 and temperature >= 0, or for a score of another shape."
     size = torch.as_tensor(size, dtype=torch.float64)
     require(bool(((size > 0) & (size < math.inf)).all()), "size", size, "positive numbers")
     require(0 <= temperature < math.inf, "temperature", temperature, "a number that is not negative")
-    return x + over(size, x) * score(x) + over((2 * temperature * size).sqrt(), x) * draw(x, generator)
+    return x + over(size, x) * _like_input(score(x), x) + over((2 * temperature * size).sqrt(), x) * draw(x, generator)
 
 # %% ../../nbs/diffusion/03_smld.ipynb #6014004c
 @typed
@@ -135,11 +153,14 @@ def mala_log_ratio(
     new: Float[Tensor, "n *dims"],  # where they would go
     size: float | int,  # step size
 ) -> Float[Tensor, "n"]:
-    "Logarithm of the Metropolis-Hastings ratio of a Langevin proposal @eq-smld-mala; ValueError unless size > 0."
+    "Logarithm of the Metropolis-Hastings ratio of a Langevin proposal @eq-smld-mala; ValueError unless size > 0, or for log-densities that are not one number an example."
     require(0 < size < math.inf, "size", size, "a positive number")
     def log_q(to: Tensor, start: Tensor) -> Tensor:
-        return -(to - start - size * score(start)).square().flatten(1).sum(1) / (4 * size)
-    return log_prob(new) - log_prob(x) + log_q(x, new) - log_q(new, x)
+        rest = to - start - size * score(start)
+        return -_dot(rest, rest) / (4 * size)
+    there, here = log_prob(new), log_prob(x)
+    require(there.shape == here.shape == x.shape[:1], "log_prob", f"an output of shape {tuple(here.shape)}", f"{tuple(x.shape[:1])}, one number an example")
+    return there - here + log_q(x, new) - log_q(new, x)
 
 # %% ../../nbs/diffusion/03_smld.ipynb #f74b95fe
 @typed
@@ -150,7 +171,7 @@ def mala_step(
     size: float | int,  # step size
     generator: torch.Generator | None = None,  # of the proposal, then of the decision
 ) -> tuple[Float[Tensor, "n *dims"], Bool[Tensor, "n"]]:
-    "One step of the Metropolis-adjusted Langevin algorithm, and which proposals were accepted @eq-smld-mala; ValueError unless size > 0."
+    "One step of the Metropolis-adjusted Langevin algorithm, and which proposals were accepted @eq-smld-mala; ValueError as `langevin_step` and `mala_log_ratio`."
     new = langevin_step(score, x, size, generator)
     ratio = mala_log_ratio(log_prob, score, x, new, size)
     where = x.device if generator is None else generator.device
@@ -197,16 +218,16 @@ def ncsn_loss(
     drop: float | int = 0.0,  # share of the labels that is hidden (set to -1), in [0, 1]
     generator: torch.Generator | None = None,  # of every draw
 ) -> Float[Tensor, ""]:
-    "Denoising score matching over a ladder, a mean over examples and coordinates @eq-def-smld-loss [@song2019ncsn]; ValueError for data that are empty or not finite, drop outside [0, 1], or an output of another shape."
+    "Denoising score matching over a ladder, a mean over examples and coordinates @eq-def-smld-loss [@song2019ncsn]; ValueError for data that are empty or not finite, levels that are not positive, drop outside [0, 1], or an output of another shape."
     require(0 <= drop <= 1, "drop", drop, "a number in [0, 1]")
     require(x0.numel() > 0, "x0", tuple(x0.shape), "at least one example")
     require_finite(x0=x0)
+    require(len(sigmas) >= 1 and bool(((sigmas > 0) & (sigmas < math.inf)).all()), "sigmas", sigmas, "positive noise levels")
     like = dict(generator=generator, device=x0.device if generator is None else generator.device)
     sigma = sigmas[torch.randint(len(sigmas), (len(x0),), **like).to(sigmas.device)].to(x0)
     noise = draw(x0, generator)
     labels = () if y is None else (torch.where(torch.rand(len(x0), **like).to(y.device) < drop, -1, y),)
-    output = score(x0 + over(sigma, x0) * noise, sigma, *labels)
-    require(output.shape == x0.shape, "score", f"an output of shape {tuple(output.shape)}", f"{tuple(x0.shape)}, as its input")
+    output = _like_input(score(x0 + over(sigma, x0) * noise, sigma, *labels), x0)
     return (over(weight(sigma), x0) * (output + noise / over(sigma, x0)).square()).mean()
 
 # %% ../../nbs/diffusion/03_smld.ipynb #6c796ee0
@@ -234,7 +255,7 @@ def annealed_langevin_step(
     generator: torch.Generator | None = None,  # of every draw
     *,
     iterations: int = 100,  # Langevin steps at the level gone to, T
-    eps: float = 2e-5,  # step size at the smallest level of the process
+    eps: float | int = 2e-5,  # step size at the smallest level of the process
 ) -> Float[Tensor, "n *dims"]:
     "One level of annealed Langevin dynamics, in any process @eq-smld-anneal (Algorithm 1 of Song & Ermon 2019); ValueError for no iterations, or eps outside (0, 2·sigma_min²)."
     rate = _rate(eps, to.process.at(to.process.t_min).sigma.item(), iterations)
@@ -249,7 +270,7 @@ def annealed_langevin(
     sigmas: Float[Tensor, "levels"],  # falling noise levels
     *,
     iterations: int = 100,  # Langevin steps a level, T
-    eps: float = 2e-5,  # step size at the last level
+    eps: float | int = 2e-5,  # step size at the last level
     denoise: bool = True,  # end with Tweedie's formula, as Song & Ermon 2020
     generator: torch.Generator | None = None,  # of every draw
 ) -> Float[Tensor, "n *dims"]:
@@ -269,7 +290,7 @@ def max_distance(
     "Largest Euclidean distance between two examples, the first noise level (Technique 1 of Song & Ermon 2020); ValueError for fewer than two, or values that are not finite."
     require(len(x) >= 2, "x", tuple(x.shape), "at least two examples")
     require_finite(x=x)
-    flat = x.detach().flatten(1).double()  # (n, …) -> (n, d)
+    flat = x.detach()[..., None].flatten(1).double()  # (n, …) or (n,) -> (n, d)
     return max((flat - row).norm(dim=1).max().item() for row in flat)
 
 # %% ../../nbs/diffusion/03_smld.ipynb #3bd7ad7a
@@ -305,7 +326,7 @@ def ladder_ratio(
 @typed
 def ncsnv2_schedule(
     x: Float[Tensor, "n *dims"],  # the training data
-    sigma_min: float = 0.01,  # the last level, too small to be seen
+    sigma_min: float | int = 0.01,  # the last level, too small to be seen
     overlap: float = 0.5,  # of neighbouring levels
 ) -> Float[Tensor, "levels"]:
     "The ladder that the data ask for: from their largest distance down, as many levels as overlap @eq-smld-overlap (Techniques 1 and 2 of Song & Ermon 2020); ValueError as `max_distance`, `ladder_ratio` and `ncsn_schedule`."
@@ -317,7 +338,7 @@ def ncsnv2_schedule(
 # %% ../../nbs/diffusion/03_smld.ipynb #f76e1ba3
 @typed
 def residual_variance(
-    rate: float,  # step size over the level's variance, eps/sigma_L², in (0, 2)
+    rate: float | int,  # step size over the level's variance, eps/sigma_L², in (0, 2)
     iterations: int,  # Langevin steps at a level, T
     ratio: float | int,  # gamma of two neighbouring levels
 ) -> float:
@@ -333,7 +354,7 @@ def residual_variance(
 def choose_eps(
     iterations: int,  # Langevin steps at a level, T
     ratio: float | int,  # gamma of two neighbouring levels
-    sigma_min: float = 0.01,  # the smallest level
+    sigma_min: float | int = 0.01,  # the smallest level
 ) -> float:
     "The step size that leaves the least excess variance @eq-smld-residual (Technique 4 of Song & Ermon 2020); ValueError as `residual_variance`, or unless ratio > 1 and sigma_min > 0."
     require(ratio > 1, "ratio", ratio, "more than 1")
