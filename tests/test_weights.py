@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -32,6 +33,7 @@ def test_weights_are_those_of_the_record(path):
 def test_first_steps_give_the_recorded_losses(path):
     record = json.loads(path.read_text(encoding="utf-8"))
     script = ROOT / "benchmarks" / f"{record['name']}.py"
-    done = subprocess.run([sys.executable, str(script), "--steps", str(STEPS)], capture_output=True, text=True, timeout=300, check=True)
+    done = subprocess.run([sys.executable, str(script), "--steps", str(STEPS)], capture_output=True, text=True, timeout=300, check=True,
+                          env={**os.environ, "OMP_NUM_THREADS": "1"})  # as recorded; two workers with two threads each would fight for two cores
     losses = json.loads(done.stdout.splitlines()[-1])
     assert losses == pytest.approx(record["first_losses"][:STEPS], rel=1e-3)
