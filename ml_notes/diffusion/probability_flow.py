@@ -91,7 +91,7 @@ def corrector_step(
     level: Level,  # where x is and stays
     generator: torch.Generator | None = None,  # of the noise
     *,
-    snr: float = 0.16,  # r, the length of the drift relative to that of the noise, up to a factor
+    snr: float | int = 0.16,  # r, the length of the drift relative to that of the noise, up to a factor
     per_example: bool = False,  # a step size an example, instead of one from the batch's mean norms
 ) -> Float[Tensor, "n *dims"]:
     "One Langevin step at a fixed level, its size from the norms of noise and score @eq-pf-corrector (Algorithms 4 and 5 of Song et al. 2021); one network call. ValueError unless snr > 0."
@@ -100,7 +100,7 @@ def corrector_step(
     wide = torch.promote_types(x.dtype, torch.float32)
     lengths = [torch.linalg.vector_norm(v.flatten(1), dim=1, dtype=wide) for v in (noise, gradient)]  # (n, …) -> (n,)
     noise_norm, score_norm = lengths if per_example else [v.mean() for v in lengths]
-    size = 2 * (snr * noise_norm / score_norm) ** 2
+    size = torch.where(score_norm > 0, 2 * (snr * noise_norm / score_norm) ** 2, 0.0)  # where the score rounds to zero there is nothing to correct
     return x + over(size, x) * gradient + over((2 * size).sqrt(), x) * noise
 
 # %% ../../nbs/diffusion/06_probability_flow.ipynb #931de852
@@ -114,7 +114,7 @@ def pc_step(
     *,
     predictor: Step = reverse_diffusion_step,  # how to go from `now` to `to`
     corrections: int = 1,  # Langevin steps at the level `to`
-    snr: float = 0.16,  # of the corrector
+    snr: float | int = 0.16,  # of the corrector
     per_example: bool = False,  # of the corrector
 ) -> Float[Tensor, "n *dims"]:
     "Predictor, then corrector (Algorithm 1 of Song et al. 2021); one network call more for each correction. ValueError for a negative number of them, or as `corrector_step`."
@@ -127,7 +127,7 @@ def pc_step(
 # %% ../../nbs/diffusion/06_probability_flow.ipynb #0acc4066
 def _level(process: Process, t: float) -> Level:
     "`process.at` of one time inside the process, by reverse-mode autodiff: ten times faster, which a solver's many calls feel."
-    with torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad():
         u = torch.tensor(t, dtype=torch.float64, requires_grad=True)
         s, sigma = process.s(u), process.sigma(u)
         ds = torch.autograd.grad(s, u)[0] if s.requires_grad else torch.zeros_like(u)  # VE's scale is constant
@@ -135,11 +135,14 @@ def _level(process: Process, t: float) -> Level:
 
 
 def _solve(field: Callable[[float, Tensor], Tensor], y: Tensor, ends: tuple[float, float], rtol: float, atol: float) -> Tensor:
-    "SciPy's RK45 on a flat float64 state, from ends[0] to ends[1]; RuntimeError where it gives up."
+    "SciPy's RK45 on a flat float64 state, from ends[0] to ends[1]; RuntimeError where it gives up or the field is not finite."
     for name, value in (("rtol", rtol), ("atol", atol)):
         require(0 < value < math.inf, name, value, "a positive number")
     def right(t: float, y: np.ndarray) -> np.ndarray:
-        return field(t, torch.from_numpy(y)).numpy()
+        rate = field(t, torch.from_numpy(y)).numpy()
+        if not np.isfinite(rate).all():  # the solver would look for a first step for ever
+            raise RuntimeError(f"RK45: the network's answer at t = {t:g} is not finite")
+        return rate
     solution = solve_ivp(right, ends, y.numpy(), method="RK45", rtol=rtol, atol=atol, t_eval=[ends[1]])
     if not solution.success:
         raise RuntimeError(f"RK45: {solution.message}")
@@ -154,12 +157,12 @@ def sample_rk45(
     x: Float[Tensor, "n *dims"],  # noisy data at times[0], with its scale
     times: Float[Tensor, "steps"],  # where to begin and, last, where to end: the solver chooses what lies between
     *,
-    rtol: float = 1e-5,  # relative tolerance of a step's error
-    atol: float = 1e-5,  # absolute tolerance
+    rtol: float | int = 1e-5,  # relative tolerance of a step's error
+    atol: float | int = 1e-5,  # absolute tolerance
     clean: bool = False,  # after the last time, go on to the denoised sample with one more call
     generator: torch.Generator | None = None,  # not used: the flow is deterministic
 ) -> Float[Tensor, "n *dims"]:
-    "The probability-flow ODE @eq-pf-ode by adaptive Runge–Kutta of orders 5(4), all examples as one system [@song2020score]; falling times sample, rising ones encode. ValueError as `sample`, or for tolerances that are not positive."
+    "The probability-flow ODE @eq-pf-ode by adaptive Runge–Kutta of orders 5(4), all examples as one system [@song2020score]; falling times sample, rising ones encode. ValueError as `sample`, or for tolerances that are not positive; RuntimeError for a network whose answer is not finite."
     require_finite(x=x)
     require(len(times) >= 2, "times", times, "at least two times")
     require(bool((times[1:] < times[:-1]).all() or (times[1:] > times[:-1]).all()), "times", times, "times that all fall, to sample, or all rise, to encode")
@@ -225,8 +228,8 @@ def log_likelihood(
     trace: str = "exact",  # of the Jacobian: one of `TRACES`, the last two estimates
     probes: int | Float[Tensor, "k n *dims"] = 1,  # random vectors an example: how many, or the vectors themselves
     prior: Callable[[Tensor], Tensor] | None = None,  # log-density (n,) of float64 points at t_max; that of `noise` when not given
-    rtol: float = 1e-5,  # relative tolerance of a step's error
-    atol: float = 1e-5,  # absolute tolerance
+    rtol: float | int = 1e-5,  # relative tolerance of a step's error
+    atol: float | int = 1e-5,  # absolute tolerance
     generator: torch.Generator | None = None,  # of the probes
 ) -> Float[Tensor, "n"]:
     "Log-density in nats, float64, by the change of variables along the probability-flow ODE @eq-pf-likelihood; ValueError for another trace, no probes, values that are not finite, or tolerances that are not positive."
@@ -279,13 +282,13 @@ def impute_step(
     mask: Bool[Tensor, "n *dims"],  # True where the data are known
     predictor: Step = reverse_diffusion_step,  # how to go from `now` to `to`
     corrections: int = 0,  # Langevin steps at the level `to`, the known part replaced after each
-    snr: float = 0.16,  # of the corrector
+    snr: float | int = 0.16,  # of the corrector
     per_example: bool = False,  # of the corrector
 ) -> Float[Tensor, "n *dims"]:
     "A step of any sampler, then the known part replaced by itself with fresh noise of the new level @eq-def-pf-impute (Appendix I.2 of Song et al. 2021). ValueError for a negative number of corrections, or as `corrector_step`."
     require(corrections >= 0, "corrections", corrections, "zero or more")
     def replaced(x: Tensor) -> Tensor:
-        return torch.where(mask, over(to.s, x) * (known + over(to.sigma, x) * draw(known, generator)), x)
+        return torch.where(mask, over(to.s, x) * (known.to(x) + over(to.sigma, x) * draw(x, generator)), x)
     x = replaced(predictor(denoise, x, now, to, generator))
     for _ in range(corrections):
         x = replaced(corrector_step(denoise, x, to, generator, snr=snr, per_example=per_example))
