@@ -57,12 +57,16 @@ def reverse_diffusion_step(
     now: Level,  # where x is
     to: Level,  # where it goes, less noise
     generator: torch.Generator | None = None,  # of the noise
+    *,
+    lam: float | int = 1.0,  # λ: 1 for the reverse SDE, 0 for the paper's ODE predictor
 ) -> Float[Tensor, "n *dims"]:
-    "The reverse SDE discretised as the forward chain is @eq-pf-reverse-diffusion (Appendix E of Song et al. 2021); one network call. ValueError for a level that is not less noisy."
+    "A member of the family, discretised as the forward chain is @eq-pf-reverse-diffusion (Appendices D and E of Song et al. 2021); one network call. ValueError for a negative λ, or a level that is not less noisy."
+    require(lam >= 0, "lam", lam, "zero or more")
     _require_falling(now, to)
-    decay = now.s / to.s
+    z, decay = x / over(now.s, x), now.s / to.s
     variance = now.s**2 * (now.sigma**2 - to.sigma**2)  # of the forward transition from `to` to `now`
-    return over(2 - decay, x) * x + over(variance, x) * score(denoise, x, now) + over(variance.sqrt(), x) * draw(x, generator)
+    pull = (1 + lam**2) / 2 * variance / (now.s * now.sigma**2)  # with the score's own factor, so that half precision sees neither
+    return over(2 - decay, x) * x + over(pull, x) * (denoise(z, now.sigma) - z) + over(lam * variance.sqrt(), x) * draw(x, generator)
 
 # %% ../../nbs/diffusion/06_probability_flow.ipynb #b507151e
 @typed
@@ -119,6 +123,7 @@ def pc_step(
 ) -> Float[Tensor, "n *dims"]:
     "Predictor, then corrector (Algorithm 1 of Song et al. 2021); one network call more for each correction. ValueError for a negative number of them, or as `corrector_step`."
     require(corrections >= 0, "corrections", corrections, "zero or more")
+    require(0 < snr < math.inf, "snr", snr, "a positive number")
     x = predictor(denoise, x, now, to, generator)
     for _ in range(corrections):
         x = corrector_step(denoise, x, to, generator, snr=snr, per_example=per_example)
