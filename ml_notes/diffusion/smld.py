@@ -27,11 +27,11 @@ def energy_score(
     energy: Callable[[Tensor], Tensor],  # E(x) -> (n,): minus the log-density, up to a constant
     x: Float[Tensor, "n *dims"],  # where
 ) -> Float[Tensor, "n *dims"]:
-    "Score of an energy-based model, -∇E, by autograd @eq-smld-score; ValueError unless the energy is one number an example."
+    "Score of an energy-based model, -∇E, by autograd @eq-smld-score; ValueError unless the energy is one number per example."
     with torch.enable_grad():
         x = x.detach().requires_grad_()
         value = energy(x)
-        require(value.shape == x.shape[:1], "energy", f"an output of shape {tuple(value.shape)}", f"{tuple(x.shape[:1])}, one number an example")
+        require(value.shape == x.shape[:1], "energy", f"an output of shape {tuple(value.shape)}", f"{tuple(x.shape[:1])}, one number per example")
         return -torch.autograd.grad(value.sum(), x)[0]
 
 # %% ../../nbs/diffusion/03_smld.ipynb #b366d3e6
@@ -57,7 +57,7 @@ def implicit_score_matching(
     score: Callable[[Tensor], Tensor],  # s(x) -> like x, each example on its own
     x: Float[Tensor, "n *dims"],  # data
 ) -> Float[Tensor, ""]:
-    "Hyvärinen's loss, mean of 2 tr ∇s + |s|² with the exact trace: one pass a dimension @eq-smld-ism; ValueError for no data."
+    "Hyvärinen's loss, mean of 2 tr ∇s + |s|² with the exact trace: one pass per dimension @eq-smld-ism; ValueError for no data."
     require(x.numel() > 0, "x", tuple(x.shape), "at least one example")
     trace = 0
     for i in range(x[0].numel()):
@@ -77,7 +77,7 @@ def sliced_score_matching(
     x: Float[Tensor, "n *dims"],  # data
     generator: torch.Generator | None = None,  # of the directions
     *,
-    directions: int = 1,  # an example, averaged
+    directions: int = 1,  # per example, averaged
     kind: str = "rademacher",  # their law, one of `DIRECTIONS`
 ) -> Float[Tensor, ""]:
     "Mean of 2 vᵀ(∇s)v + |s|² over random directions v, an unbiased estimate of the implicit loss @eq-smld-sliced [@song2019sliced]; ValueError for no data, no directions, or another law."
@@ -133,7 +133,7 @@ def score_of(
 def langevin_step(
     score: Callable[[Tensor], Tensor],  # s(x) -> gradient of the log-density
     x: Float[Tensor, "n *dims"],  # where the walkers are
-    size: Tensor | float | int,  # step size, one or one an example
+    size: Tensor | float | int,  # step size, one, or one per example
     generator: torch.Generator | None = None,  # of the noise
     *,
     temperature: float | int = 1.0,  # of the density p^(1/temperature) that is walked on; 0 climbs without noise
@@ -144,7 +144,7 @@ def langevin_step(
     require(0 <= temperature < math.inf, "temperature", temperature, "a number that is not negative")
     return x + over(size, x) * _like_input(score(x), x) + over((2 * temperature * size).sqrt(), x) * draw(x, generator)
 
-# %% ../../nbs/diffusion/03_smld.ipynb #6014004c
+# %% ../../nbs/diffusion/03_smld.ipynb #b218ea50
 @typed
 def mala_log_ratio(
     log_prob: Callable[[Tensor], Tensor],  # log-density, up to a constant: (n, …) -> (n,)
@@ -153,13 +153,13 @@ def mala_log_ratio(
     new: Float[Tensor, "n *dims"],  # where they would go
     size: float | int,  # step size
 ) -> Float[Tensor, "n"]:
-    "Logarithm of the Metropolis-Hastings ratio of a Langevin proposal @eq-smld-mala; ValueError unless size > 0, or for log-densities that are not one number an example."
+    "Logarithm of the Metropolis-Hastings ratio of a Langevin proposal @eq-smld-mala; ValueError unless size > 0, or for log-densities that are not one number per example."
     require(0 < size < math.inf, "size", size, "a positive number")
     def log_q(to: Tensor, start: Tensor) -> Tensor:
         rest = to - start - size * score(start)
         return -_dot(rest, rest) / (4 * size)
     there, here = log_prob(new), log_prob(x)
-    require(there.shape == here.shape == x.shape[:1], "log_prob", f"an output of shape {tuple(here.shape)}", f"{tuple(x.shape[:1])}, one number an example")
+    require(there.shape == here.shape == x.shape[:1], "log_prob", f"an output of shape {tuple(here.shape)}", f"{tuple(x.shape[:1])}, one number per example")
     return there - here + log_q(x, new) - log_q(new, x)
 
 # %% ../../nbs/diffusion/03_smld.ipynb #f74b95fe
@@ -269,7 +269,7 @@ def annealed_langevin(
     x: Float[Tensor, "n *dims"],  # where the walkers start
     sigmas: Float[Tensor, "levels"],  # falling noise levels
     *,
-    iterations: int = 100,  # Langevin steps a level, T
+    iterations: int = 100,  # Langevin steps per level, T
     eps: float | int = 2e-5,  # step size at the last level
     denoise: bool = True,  # end with Tweedie's formula, as Song & Ermon 2020
     generator: torch.Generator | None = None,  # of every draw
@@ -303,7 +303,7 @@ def level_overlap(
     ratio: float | int,  # gamma of two neighbouring levels, at least 1
     dim: int,  # of the data, D
 ) -> float:
-    "Share of the samples of one level that the next larger one has seen @eq-smld-overlap (Technique 2 of Song & Ermon 2020); ValueError for a ratio below one, or fewer than five dimensions."
+    "Share of a level's noisy data on the shell (three standard deviations either way) of the next larger level @eq-smld-overlap (Technique 2 of Song & Ermon 2020); ValueError for a ratio below one, or fewer than five dimensions."
     require(1 <= ratio < math.inf, "ratio", ratio, "at least 1")
     require(dim >= 5, "dim", dim, "at least 5: in fewer, the shells are too wide to ever part")
     shift = math.sqrt(2 * dim) * (ratio - 1)
