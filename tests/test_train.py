@@ -182,7 +182,13 @@ def test_two_processes_are_one_with_the_doubled_batch(tmp_path: Path):
                 assert torch.allclose(part(two)[key], part(one)[key], rtol=0, atol=1e-6), (name, key)
         moved = two["model"]["0.weight"] - train_job.problem()[0][0].weight  # with rate 1, the gradient
         assert moved.abs().max() > 1e-3
+    two, one = (train._read(train.latest(tmp_path / n / "game")) for n in ("two", "one"))
+    for part in (lambda s: s["model"], lambda s: s["ema"]["model"], lambda s: s["losses"]):
+        assert part(one).keys() == part(two).keys() and all(torch.allclose(part(two)[key], part(one)[key], rtol=0, atol=1e-6) for key in part(one))
+    begin = train_job.adversaries()[0].state_dict()
+    assert all((one["model"][key] - begin[key]).abs().max() > 1e-3 for key in begin)
     for rank in (0, 1):
         assert f"weights of process {rank}: 20 losses" in printed
+        assert f"game of process {rank}: {{'discriminator': 20, 'generator': 6}}" in printed
         assert f"process {rank} refused: step 0: the loss is nan" in printed  # also the one whose own loss was finite
         assert f"process {rank} refused: batch_size: got 13, expected a multiple of the 2 processes" in printed

@@ -95,8 +95,24 @@ def slow_job(folder: str) -> None:
     job(folder)
 
 
+def adversaries() -> tuple[nn.Module, dict, tuple[torch.Tensor, torch.Tensor]]:
+    "A discriminator and a generator, their losses, and data: real points, and what the generator makes its own of."
+    train.seed_everything(1)
+    make = lambda out: nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, out))  # noqa: E731
+    model = nn.ModuleDict({"discriminator": make(1), "generator": make(3)})
+    lost = nn.functional.softplus
+
+    def discriminate(model, x, z, generator):
+        return lost(-model["discriminator"](x)).mean() + lost(model["discriminator"](model["generator"](z))).mean()
+
+    def generate(model, x, z, generator):
+        return lost(-model["discriminator"](model["generator"](z))).mean()
+
+    return model, {"discriminator": discriminate, "generator": generate}, (torch.randn(50, 3) + 2, torch.randn(50, 3))
+
+
 def parallel(folder: str) -> None:
-    "What each process of a torchrun does: one plain step, whose change of the weights is the gradient, then a real run; errors on one process alone."
+    "What each process of a torchrun does: one plain step, whose change of the weights is the gradient, then a real run, and a game; errors on one process alone."
     torch.set_num_threads(1)
     square = lambda model, x, y, generator: (model(x) - y).square().mean()  # noqa: E731
 
@@ -108,6 +124,10 @@ def parallel(folder: str) -> None:
         net, data = network()
         fitted = train.fit(net, square, data, steps=steps, batch_size=12, clip=None, ema=0.9, optimizer=make, folder=f"{folder}/{name}", progress=False)
         print(f"{name} of process {os.environ.get('RANK', 0)}: {len(fitted.losses)} losses")
+    model, losses, data = adversaries()
+    fitted = train.fit(model, losses, data, steps=20, batch_size=12, clip=0.1, ema=0.9, optimizer={"generator": lambda p: torch.optim.SGD(p, lr=0.5)},
+                       every={"generator": 3}, folder=f"{folder}/game", progress=False)
+    print(f"game of process {os.environ.get('RANK', 0)}: { {name: len(x) for name, x in fitted.losses.items()} }")
     net, data = network()
 
     def broken(model, x, y, generator):  # not finite on the second process only

@@ -234,66 +234,134 @@ def latest(
 class _Objective(nn.Module):
     "The loss as a module around the model."
 
-    def __init__(self, model: nn.Module, loss: Callable):
+    def __init__(self, model: nn.Module, loss: Callable, label: str = "loss"):
         super().__init__()
-        self.model, self.loss = model, loss
+        self.model, self.loss, self.label = model, loss, label
 
     def forward(self, *batch, generator: torch.Generator) -> Tensor:
         value = self.loss(self.model, *batch, generator=generator)
-        require(isinstance(value, Tensor) and value.dim() == 0, "loss", getattr(value, "shape", type(value)), "a scalar tensor")
+        require(isinstance(value, Tensor) and value.dim() == 0, self.label, getattr(value, "shape", type(value)), "a scalar tensor")
         return value
 
 # %% ../../nbs/core/04_train.ipynb #278d31fe
+@dataclass
+class _Player:
+    "A part of the model that learns, and what it learns with."
+
+    name: str  # of a child of the model; empty where the whole model is the only player
+    module: nn.Module  # whose weights it moves
+    objective: nn.Module  # its loss around the whole model, as Accelerate wraps it
+    optimizer: Optimizer
+    scheduler: LRScheduler | None
+    others: list[nn.Parameter]  # what else is trained in this model: frozen while it plays
+    every: int  # it plays at the steps number `every`, 2·`every`, …, counted from 1
+    losses: list[float] = field(default_factory=list)  # one each time it played
+
+    @property
+    def of(self) -> str:
+        return f" of {self.name}" if self.name else ""
+
+# %% ../../nbs/core/04_train.ipynb #85c97b0e
 @dataclass
 class _Run:
     "Everything that training changes."
 
     model: nn.Module
-    optimizer: Optimizer
-    scheduler: LRScheduler | None
+    players: list[_Player]  # in order of play
     ema: EMA | None
     scaler: Any  # of Accelerate, for fp16, or None
-    losses: list[float] = field(default_factory=list)
+    steps: int = 0  # done so far
+
+    def each(self, what: Callable[[_Player], Any]) -> Any:
+        "What `what` gives for each player, by name, or for the only one that has none."
+        return {p.name: what(p) for p in self.players} if self.players[0].name else what(self.players[0])
 
     def state(self, settings: dict) -> dict:
-        return {"settings": settings, "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
-                "scheduler": self.scheduler.state_dict() if self.scheduler else None,
+        return {"settings": settings, "model": self.model.state_dict(), "optimizer": self.each(lambda p: p.optimizer.state_dict()),
+                "scheduler": self.each(lambda p: p.scheduler.state_dict() if p.scheduler else None),
                 "ema": {"updates": self.ema.updates, "model": self.ema.model.state_dict()} if self.ema else None,
                 "scaler": self.scaler.state_dict() if self.scaler else None,
-                "losses": torch.tensor(self.losses, dtype=torch.float64)}
+                "losses": self.each(lambda p: torch.tensor(p.losses, dtype=torch.float64)), **({"steps": self.steps} if self.players[0].name else {})}
 
-    def restore(self, state: dict) -> None:
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.scheduler:
-            self.scheduler.load_state_dict(state["scheduler"])
-        if self.ema:
-            self.ema.updates = state["ema"]["updates"]
-            self.ema.model.load_state_dict(state["ema"]["model"])
-        if self.scaler:
-            self.scaler.load_state_dict(state["scaler"])
-        self.losses = state["losses"].tolist()
+# %% ../../nbs/core/04_train.ipynb #d049f1a1
+def _steps_in(state: dict) -> int:
+    "The steps that a checkpoint has behind it; a single model has one loss for each."
+    return state["steps"] if "steps" in state else len(state["losses"])
+
+
+def _restore(run: _Run, state: dict) -> None:
+    "Make a run what it was when `run.state` was called."
+    run.model.load_state_dict(state["model"])
+    for player in run.players:
+        optimizer, scheduler, losses = (state[part][player.name] if player.name else state[part] for part in ("optimizer", "scheduler", "losses"))
+        player.optimizer.load_state_dict(optimizer)
+        if player.scheduler:
+            player.scheduler.load_state_dict(scheduler)
+        player.losses = losses.tolist()
+    if run.ema:
+        run.ema.updates = state["ema"]["updates"]
+        run.ema.model.load_state_dict(state["ema"]["model"])
+    if run.scaler:
+        run.scaler.load_state_dict(state["scaler"])
+    run.steps = _steps_in(state)
+
+# %% ../../nbs/core/04_train.ipynb #9eed8e3b
+@contextmanager
+def _frozen(parameters: list[nn.Parameter]) -> Iterator[None]:
+    "Within this block none of `parameters`, all of which ask for a gradient, does."
+    try:
+        for p in parameters:
+            p.requires_grad_(False)
+        yield
+    finally:
+        for p in parameters:
+            p.requires_grad_(True)
 
 # %% ../../nbs/core/04_train.ipynb #3d1cabfd
-def _step(run: _Run, accelerator: Accelerator, objective: nn.Module, batch: tuple, generator: torch.Generator, clip: float | None, stop: list) -> bool:
-    "Train on one batch; returns whether a process was asked to stop. Raises FloatingPointError before the weights are touched."
-    step = len(run.losses)
-    loss = objective(*batch, generator=generator)
-    value, asked = accelerator.reduce(torch.stack([loss.detach(), loss.new_tensor(float(bool(stop)))]), "mean").tolist()
-    if not math.isfinite(value):
-        raise FloatingPointError(f"step {step}: the loss is {value}; the weights are still those after {step} steps")
-    run.optimizer.zero_grad()
-    accelerator.backward(loss)
-    norm = accelerator.clip_grad_norm_(run.model.parameters(), clip or math.inf)
+def _play(player: _Player, run: _Run, accelerator: Accelerator, batch: tuple, generator: torch.Generator, clip: float | None, stop: list) -> bool:
+    "Let a player learn from a batch; returns whether a process was asked to stop. Raises FloatingPointError before the player's weights are touched."
+    now, still = f"step {run.steps}", f"the weights{player.of} are still those after {run.steps} steps"
+    with _frozen(player.others):
+        loss = player.objective(*batch, generator=generator)
+        value, asked = accelerator.reduce(torch.stack([loss.detach(), loss.new_tensor(float(bool(stop)))]), "mean").tolist()
+        if not math.isfinite(value):
+            raise FloatingPointError(f"{now}: the loss{player.of} is {value}; {still}")
+        player.optimizer.zero_grad()
+        accelerator.backward(loss)
+    accelerator.unscale_gradients(player.optimizer)  # fp16
+    norm = nn.utils.clip_grad_norm_(player.module.parameters(), clip or math.inf)
     if run.scaler is None and not math.isfinite(norm):
-        raise FloatingPointError(f"step {step}: the gradient's norm is {norm.item()} (loss {value}); the weights are still those after {step} steps")
-    run.optimizer.step()
-    if run.scheduler:
-        run.scheduler.step()
+        raise FloatingPointError(f"{now}: the gradient's norm{player.of} is {norm.item()} (loss {value}); {still}")
+    player.optimizer.step()
+    if player.scheduler:
+        player.scheduler.step()
+    player.losses.append(value)
+    return asked > 0
+
+# %% ../../nbs/core/04_train.ipynb #89165f34
+def _seed(generator: torch.Generator, *names: Any) -> None:
+    "Make a function of `names` what is drawn next from `generator` and, for dropout and data augmentation, from the global generators."
+    generator.manual_seed(_key("loss", *names))
+    where = generator.device
+    for drawn_from in (torch.default_generator, *([torch.cuda.default_generators[where.index]] if where.type == "cuda" else [])):
+        drawn_from.manual_seed(_key("model", *names))
+
+
+def _step(run: _Run, accelerator: Accelerator, data: Any, settings: dict, generator: torch.Generator, clip: float | None, stop: list) -> bool:
+    "Let each player whose turn it is learn from one batch, then average the weights; returns whether a process was asked to stop."
+    seed, step, rank = settings["seed"], run.steps, accelerator.process_index
+    index = batch_indices(settings["examples"], settings["batch_size"], step, seed).chunk(accelerator.num_processes)[rank]
+    _seed(generator, seed, step, rank)
+    batch, stopping = _batch(data, index, generator.device), False
+    for player in run.players:
+        if (step + 1) % player.every == 0:
+            if player.name:
+                _seed(generator, seed, step, rank, player.name)
+            stopping = _play(player, run, accelerator, batch, generator, clip, stop)  # `stop` only grows: the last to play knows
     if run.ema:
         run.ema.update(run.model)
-    run.losses.append(value)
-    return asked > 0
+    run.steps += 1
+    return stopping
 
 # %% ../../nbs/core/04_train.ipynb #d604d938
 @contextmanager
@@ -358,7 +426,7 @@ class Fitted:
 
     model: nn.Module  # the model that was given, trained, in evaluation mode
     ema_model: nn.Module | None  # its moving average, or None
-    losses: list[float]  # one a step, from the first step on, also when the run was resumed
+    losses: list[float] | dict[str, list[float]]  # one a step, from the first step on, also when the run was resumed; of each player, one each time it played
     steps: int  # number of steps trained in all
 
 
@@ -373,16 +441,17 @@ def _accelerator(precision: str, where: torch.device) -> tuple[Accelerator, torc
 @typed
 def fit(
     model: nn.Module,  # trained in place, where it is; with several processes it is moved to each one's device
-    loss: Callable,  # loss(model, *batch, generator) → scalar tensor; draws its randomness from `generator`, on the model's device
+    loss: Callable | dict[str, Callable],  # loss(model, *batch, generator) → scalar tensor; draws its randomness from `generator`, on the model's device; or one for each player, by the name of a child of the model, in order of play
     data: tuple[Tensor, ...] | Dataset,  # tensors with one common first dimension, or a Dataset with a length
     *,
     steps: int,  # number of optimiser steps in all
     batch_size: int = 128,  # of all processes together
     lr: float | int = 1e-3,  # of Adam, when no optimizer is given
-    optimizer: Optimizer | Callable | None = None,  # over the model's parameters, or a function from parameters to one
-    scheduler: LRScheduler | Callable | None = None,  # stepped after each step, or a function from the optimizer to one
+    optimizer: Optimizer | Callable | dict | None = None,  # over the model's parameters, or a function from parameters to one; for players, such a function or a dict of them
+    scheduler: LRScheduler | Callable | dict | None = None,  # stepped after each step, or a function from the optimizer to one; for players, such a function or a dict of them
+    every: dict[str, int] | None = None,  # a player with k here plays only at the steps number k, 2k, …
     ema: float | int = 0.0,  # decay of the moving average, 0 for none
-    clip: float | int | None = 1.0,  # largest norm of the gradient, None for no limit
+    clip: float | int | None = 1.0,  # largest norm of the gradient, of each player's for itself, None for no limit
     precision: str = "no",  # "no", "bf16" or "fp16"
     seed: int = 0,  # of data order, noise and dropout
     folder: str | Path | None = None,  # of checkpoints: written there, and resumed from there
@@ -392,28 +461,27 @@ def fit(
 ) -> Fitted:
     "Train a model; resume from `folder` where it holds a checkpoint. Raises ValueError for bad input, FloatingPointError for a loss that is not finite."
     n = _length(data)
-    where = _validate(model, loss, steps, batch_size, lr, ema, clip, precision, save_every, on_corrupt)
+    _validate_players(model, loss, optimizer, scheduler, every)
+    where = _validate(model, steps, batch_size, lr, ema, clip, precision, save_every, on_corrupt)
     accelerator, where = _accelerator(precision, where)
     require(batch_size % accelerator.num_processes == 0, "batch_size", batch_size, f"a multiple of the {accelerator.num_processes} processes")
     model.to(where).train()
-    objective, run = _prepare(accelerator, model, loss, optimizer, scheduler, lr, ema)
+    run = _prepare(accelerator, model, loss, optimizer, scheduler, every, lr, ema)
     settings = dict(seed=seed, batch_size=batch_size, examples=n, ema=float(ema), precision=precision)
+    if isinstance(loss, dict):
+        settings.update(loss=list(loss), every=run.each(lambda p: p.every))
     folder = None if folder is None else Path(folder)
     if folder is not None:
         _resume(run, accelerator, folder, settings, steps, on_corrupt)
     with _noting_interrupts() as stop, torch.random.fork_rng([where] if where.type == "cuda" else []):
-        _loop(run, accelerator, objective, data, settings, steps, clip, folder, save_every, progress, where, stop)
-    return Fitted(model.eval(), run.ema.model if run.ema else None, run.losses, steps)
+        _loop(run, accelerator, data, settings, steps, clip, folder, save_every, progress, torch.Generator(where), stop)
+    return Fitted(model.eval(), run.ema.model if run.ema else None, run.each(lambda p: p.losses), steps)
 
 # %% ../../nbs/core/04_train.ipynb #ab4abed2
-def _validate(model, loss, steps, batch_size, lr, ema, clip, precision, save_every, on_corrupt) -> torch.device:
+def _validate(model, steps, batch_size, lr, ema, clip, precision, save_every, on_corrupt) -> torch.device:
     "Refuse bad arguments of `fit` by name; returns the model's device."
-    trained = [p for p in model.parameters() if p.requires_grad]
-    require(len(trained) > 0, "model", "no parameter that requires grad", "at least one")
     devices = {p.device for p in model.parameters()}
     require(len(devices) == 1, "model", f"parameters on {sorted(map(str, devices))}", "one device")
-    takes = inspect.signature(loss).parameters.values()
-    require(any(p.name == "generator" or p.kind is p.VAR_KEYWORD for p in takes), "loss", f"arguments {[p.name for p in takes]}", "an argument `generator`")
     for name, value in (("steps", steps), ("batch_size", batch_size), ("save_every", save_every)):
         require(value >= 1, name, value, "at least 1")
     require(0 < lr < math.inf, "lr", lr, "a positive number")
@@ -426,29 +494,70 @@ def _validate(model, loss, steps, batch_size, lr, ema, clip, precision, save_eve
     return where
 
 # %% ../../nbs/core/04_train.ipynb #631eeef1
-def _prepare(accelerator, model, loss, optimizer, scheduler, lr, ema) -> tuple[nn.Module, _Run]:
-    "Build what is missing and hand model and optimizer to Accelerate."
-    if optimizer is None:
-        optimizer = torch.optim.Adam((p for p in model.parameters() if p.requires_grad), lr=lr)
-    elif not isinstance(optimizer, Optimizer):
-        optimizer = optimizer([p for p in model.parameters() if p.requires_grad])
-    if scheduler is not None and not isinstance(scheduler, LRScheduler):
-        scheduler = scheduler(optimizer)
-    average = EMA(model, ema) if ema else None
-    objective, optimizer = accelerator.prepare(_Objective(model, loss), optimizer)
-    return objective, _Run(model, optimizer, scheduler, average, accelerator.scaler)
+def _label(name: str) -> str:
+    "How messages name the loss of a player."
+    return f"loss[{name!r}]" if name else "loss"
+
+
+def _validate_players(model, loss, optimizer, scheduler, every) -> None:
+    "Refuse losses, and what is given by player, that do not fit the model and each other."
+    named, children = isinstance(loss, dict), [name for name, _ in model.named_children()]
+    losses = loss if named else {"": loss}
+    require(len(losses) > 0, "loss", losses, "at least one player")
+    for name, played in losses.items():
+        require(not named or name in children, "loss", f"a player {name!r}", f"names of the model's children, {children}")
+        trained = any(p.requires_grad for p in model.get_submodule(name).parameters())
+        require(trained, "model", "no parameter" + f" of {name}" * named + " that requires grad", "at least one")
+        takes = inspect.signature(played).parameters.values()
+        require(any(p.name == "generator" or p.kind is p.VAR_KEYWORD for p in takes), _label(name), f"arguments {[p.name for p in takes]}", "an argument `generator`")
+    for argument, given in (("optimizer", optimizer), ("scheduler", scheduler), ("every", every)):
+        by_name = isinstance(given, dict)
+        require(named or not by_name, argument, given, "no dict, as there is one loss only")
+        unknown = [k for k in given if k not in losses] if by_name else []
+        require(not unknown, argument, f"players {unknown}", f"players among {[*losses]}")
+        wrong = [type(x).__name__ for x in (given.values() if by_name else [given]) if not (x is None or callable(x))]
+        require(not named or argument == "every" or not wrong, argument, ", ".join(wrong), "for players, a function or a dict of functions")
+    for name, k in (every or {}).items():
+        require(k >= 1, f"every[{name!r}]", k, "at least 1")
 
 # %% ../../nbs/core/04_train.ipynb #4fe2523d
+def _player(accelerator, model, name, loss, optimizer, scheduler, every, lr) -> _Player:
+    "Build what a player learns with, and hand it to Accelerate."
+    module = model.get_submodule(name)
+    own = [p for p in module.parameters() if p.requires_grad]
+    others = list({p for p in model.parameters() if p.requires_grad}.difference(own))
+    if optimizer is None:
+        optimizer = torch.optim.Adam(own, lr=lr)
+    elif not isinstance(optimizer, Optimizer):
+        optimizer = optimizer(own)
+    if scheduler is not None and not isinstance(scheduler, LRScheduler):
+        scheduler = scheduler(optimizer)
+    with _frozen(others):  # several processes exchange the gradients of what is not frozen now
+        objective, optimizer = accelerator.prepare(_Objective(model, loss, _label(name)), optimizer)
+    return _Player(name, module, objective, optimizer, scheduler, others, every or 1)
+
+
+def _prepare(accelerator, model, loss, optimizer, scheduler, every, lr, ema) -> _Run:
+    "The players, each with what is its own; a single loss is played by the whole model."
+    average = EMA(model, ema) if ema else None
+    own = lambda given, name: given.get(name) if isinstance(given, dict) else given  # noqa: E731
+    players = [_player(accelerator, model, name, played, own(optimizer, name), own(scheduler, name), own(every, name), lr)
+               for name, played in (loss if isinstance(loss, dict) else {"": loss}).items()]
+    return _Run(model, players, average, accelerator.scaler)
+
+# %% ../../nbs/core/04_train.ipynb #0da0d850
 def _resume(run: _Run, accelerator: Accelerator, folder: Path, settings: dict, steps: int, on_corrupt: str) -> None:
     "Restore the newest checkpoint in `folder`, if there is one; a run with other settings is refused."
     folder.mkdir(parents=True, exist_ok=True)
     state, refused = _find(folder, run.model, on_corrupt)
     if state is not None:
-        for name, was in state["settings"].items():
-            require(settings[name] == was, name, settings[name], f"{was}, as in the checkpoints in {folder}")
-        require(len(state["losses"]) <= steps, "steps", steps, f"at least {len(state['losses'])}, as many as the checkpoint in {folder} has")
-        run.restore(state)
-    start = accelerator.gather(torch.tensor([len(run.losses)], device=accelerator.device))
+        for name in {**state["settings"], **settings}:
+            got, was = (each.get(name, "a single one") for each in (settings, state["settings"]))  # only a game's settings name its losses
+            require(got == was, name, got, f"{was}, as in the checkpoints in {folder}")
+        done = _steps_in(state)
+        require(done <= steps, "steps", steps, f"at least {done}, as many as the checkpoint in {folder} has")
+        _restore(run, state)
+    start = accelerator.gather(torch.tensor([run.steps], device=accelerator.device))
     require(len(start.unique()) == 1, "folder", f"step {start.tolist()} on the processes", "one folder that all processes see")
     accelerator.wait_for_everyone()  # all have read before one of them writes
     if accelerator.is_main_process:
@@ -457,23 +566,16 @@ def _resume(run: _Run, accelerator: Accelerator, folder: Path, settings: dict, s
         for left in folder.glob("step_*.tmp"):  # of a process that was killed while writing
             left.unlink()
 
-# %% ../../nbs/core/04_train.ipynb #0da0d850
-def _loop(run, accelerator, objective, data, settings, steps, clip, folder, save_every, progress, where, stop) -> None:
+# %% ../../nbs/core/04_train.ipynb #c46733c9
+def _loop(run, accelerator, data, settings, steps, clip, folder, save_every, progress, generator, stop) -> None:
     "Train until `steps`, saving every `save_every` steps and at the end; raises KeyboardInterrupt between two steps."
-    seed, n, rank, count = settings["seed"], settings["examples"], accelerator.process_index, accelerator.num_processes
-    generator = torch.Generator(where)
-    bar = tqdm(initial=len(run.losses), total=steps, disable=not (progress and accelerator.is_main_process), unit="step")
+    bar = tqdm(initial=run.steps, total=steps, disable=not (progress and accelerator.is_main_process), unit="step")
     with bar:
-        while len(run.losses) < steps:
-            step = len(run.losses)
-            generator.manual_seed(_key("loss", seed, step, rank))
-            for drawn_from in (torch.default_generator, *([torch.cuda.default_generators[where.index]] if where.type == "cuda" else [])):
-                drawn_from.manual_seed(_key("model", seed, step, rank))  # dropout and data augmentation draw from the global generators
-            index = batch_indices(n, settings["batch_size"], step, seed).chunk(count)[rank]
-            stopping = _step(run, accelerator, objective, _batch(data, index, where), generator, clip, stop)
-            done = step + 1
+        while run.steps < steps:
+            stopping = _step(run, accelerator, data, settings, generator, clip, stop)
+            done = run.steps
             bar.update()
-            bar.set_postfix(loss=f"{np.mean(run.losses[-50:]):.4g}", refresh=False)
+            bar.set_postfix({p.name or "loss": f"{np.mean(p.losses[-50:]):.4g}" for p in run.players if p.losses}, refresh=False)
             if folder is not None and (stopping or done == steps or done % save_every == 0):
                 if accelerator.is_main_process:
                     _save(folder, done, run.state(settings))

@@ -83,8 +83,8 @@ class Process:
         require(bool(inside.all()), "t", t, f"times in [{self.t_min:g}, {self.t_max:g}]")
         if not slopes:
             return Level(t, self.s(t), self.sigma(t), None, None, self)
-        one = torch.ones_like(t)  # backwards: torch has no forward derivative of expm1 in C++, and its Python one is five times slower
-        (s, ds), (sigma, dsigma) = ((value, pull(one)[0]) for value, pull in (torch.func.vjp(f, t) for f in (self.s, self.sigma)))
+        # backwards: torch has no forward derivative of expm1 in C++, and its Python one is five times slower
+        (s, ds), (sigma, dsigma) = ((value, pull(torch.ones_like(t))[0]) for value, pull in (torch.func.vjp(f, t) for f in (self.s, self.sigma)))
         return Level(t, s, sigma, ds, dsigma, self)
 
 # %% ../../nbs/diffusion/02_process.ipynb #c5e60a77
