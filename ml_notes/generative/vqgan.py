@@ -6,12 +6,11 @@
 __all__ = ['RENAMED', 'code_bits', 'straight_through', 'quantization_loss', 'ema_step', 'perplexity', 'PerceptualLoss',
            'FeatureNet', 'receptive_field', 'PatchDiscriminator', 'adaptive_weight', 'window_start', 'Quantized',
            'VectorQuantizer', 'ResnetBlock', 'AttnBlock', 'Downsample', 'Upsample', 'Encoder', 'Decoder', 'VQModel',
-           'load_vq_state_dict', 'VQGAN', 'held_statistics', 'Stage1', 'prior_loss', 'sample_grid']
+           'load_vq_state_dict', 'VQGAN', 'Stage1', 'prior_loss', 'sample_grid']
 
 # %% ../../nbs/generative/05_vqgan.ipynb #e2da426e
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -23,7 +22,7 @@ from tqdm.auto import tqdm
 from ..core.check import require, require_finite, typed
 from ..core.data import patch_to
 from .autoregressive import GPT, generate, nll
-from .gan import discriminator_loss, generator_loss, init_dcgan
+from .gan import discriminator_loss, frozen_statistics, generator_loss, init_dcgan
 from .nearest_code import nearest_code
 
 # %% ../../nbs/generative/05_vqgan.ipynb #0a7d34a7
@@ -594,21 +593,6 @@ class VQGAN(nn.ModuleDict):
         super().__init__({"autoencoder": autoencoder} | ({} if discriminator is None else {"discriminator": discriminator}))
         self.register_buffer("played", torch.zeros((), dtype=torch.int64))
 
-# %% ../../nbs/generative/05_vqgan.ipynb #0f9c870a
-@contextmanager
-def held_statistics(
-    module: nn.Module,  # its batch normalisations use a batch's statistics in training mode, but do not remember them
-) -> Iterator[None]:
-    "Within the block the running statistics of torch.nn.BatchNorm2d do not move."
-    norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d) and m.track_running_stats]
-    for m in norms:
-        m.track_running_stats = not m.training  # in evaluation mode they are read, not moved
-    try:
-        yield
-    finally:
-        for m in norms:
-            m.track_running_stats = True
-
 # %% ../../nbs/generative/05_vqgan.ipynb #0bfb359d
 class Stage1:
     "The losses of the two players @eq-vq-weight @eq-def-vq-hinge, for `core.train.fit`; weights as in the official configuration of @esser2020vqgan."
@@ -665,7 +649,7 @@ def autoencoder(
     if training:
         net.quantize.update(z.detach(), q.indices, generator)
     if self.weight > 0 and model.played > self.start:
-        with held_statistics(model["discriminator"]):
+        with frozen_statistics(model["discriminator"]):
             push = generator_loss(model["discriminator"](y), "hinge")
         if torch.is_grad_enabled():
             loss = loss + self.weight * adaptive_weight(error, push, net.decoder.conv_out.weight, self.delta, self.maximum) * push
