@@ -50,7 +50,7 @@ mutate: env ## mutate a notebook's exported code and see whether its checks noti
 	@$(PY) tools/mutate.py $(NB) -n $(N) --seed $(SEED)
 
 bench: env ## run the benchmarks in benchmarks/ on this machine
-	@for script in $$(ls benchmarks/*.py | grep -v /train); do echo "== $$script"; $(PY) $$script || exit 1; done
+	@for script in $$(ls benchmarks/*.py | grep -v -e /train -e /kernels); do echo "== $$script"; $(PY) $$script || exit 1; done
 
 clean: ## remove what was built, and keep .venv
 	@rm -rf _docs _proc build dist .cache .pytest_cache ml_notes.egg-info && echo "removed what was built; .venv is kept"

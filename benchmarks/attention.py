@@ -9,16 +9,10 @@ A peer that does not run is recorded with the reason. What a run has written sta
 """
 from __future__ import annotations
 
-import argparse
-import os
-import re
-import subprocess
 import sys
-import tempfile
 import time
-from pathlib import Path
 
-os.environ.pop("TRITON_INTERPRET", None)  # real kernels, whatever the shell says
+from kernels import HALF, SINGLE, by_block, compile_report, late, main  # first: see there
 
 import torch
 import torch.nn.functional as F
@@ -32,7 +26,6 @@ from ml_notes.core.kernel import poisoned, rel_rmse
 TOKENS, WIDTH = 16_384, 2_048  # batch × length, heads × dim
 LENGTHS = (4096, 16384, 8192, 2048, 1024, 512)  # in this order, so that what matters most is there first
 BACKENDS = {"SDPA flash": SDPBackend.FLASH_ATTENTION, "SDPA cuDNN": SDPBackend.CUDNN_ATTENTION, "SDPA math": SDPBackend.MATH}
-HALF, SINGLE = 5e-3, 1e-5  # relative RMSE that passes
 
 
 def inputs(b: int, h: int, kv: int, n_q: int, n_k: int, d: int, dtype: torch.dtype) -> list[torch.Tensor]:
@@ -66,32 +59,13 @@ def implementations(causal: bool, length: int) -> dict:
             "flex_attention": lambda q, k, v: compiled(q, k, v, block_mask=mask)}
 
 
-def late(f, deadline: float, name: str):
-    "`f`, or once the time is up a function that says so."
-    def refuse(*args):
-        raise RuntimeError("no time left in this run")
-    return refuse if time.monotonic() > deadline and name == "flex_attention" else f
-
-
-def by_block(label: str, got: tuple, want: tuple, rows: int = 128) -> None:
-    "ValueError if in any block of rows the error exceeds the limit, relative to that block or to 1 % of the whole tensor; NaN does."
-    for name, x, y in zip(("o", "dq", "dk", "dv"), got, want):
-        for at in range(0, y.shape[2], rows):
-            a, b = x[:, :, at:at + rows].double(), y[:, :, at:at + rows]
-            floor = max(0.01 * y.square().mean().sqrt().item(), 1e-9)
-            error = (a - b).square().mean((2, 3)).sqrt() / b.square().mean((2, 3)).sqrt().clamp(min=floor)
-            worst = error.max().item()  # torch's max keeps a NaN
-            if not worst <= 4 * HALF:  # 128 rows of one head scatter more than all rows together
-                raise ValueError(f"{label}: {name}, rows from {at} on: relative error {worst:.1e}, limit {4 * HALF:.0e}")
-
-
 def time_shape(bench: Bench, length: int, d: int, causal: bool, deadline: float) -> None:
     "Forward and backward of every implementation at one shape."
     b, h = TOKENS // length, WIDTH // d
     q, k, v, do = inputs(b, h, h, length, length, d, torch.bfloat16)
     want = truth(q, k, v, do, causal)
     for name, f in implementations(causal, length).items():
-        f = late(f, deadline, name)
+        f = late(f, deadline) if name == "flex_attention" else f
         shape = dict(length=length, dim=d, causal="yes" if causal else "no", batch=b, heads=h)
 
         def forward():
@@ -101,8 +75,9 @@ def time_shape(bench: Bench, length: int, d: int, causal: bool, deadline: float)
         if name == "ours":  # a wrong block in a long sequence hardly shows in the error of the whole
             with poisoned():
                 o = f(q, k, v)
-                by_block(f"{name}, {shape}", (o.detach(), *torch.autograd.grad(o, (q, k, v), do)), want)
-            del o
+                dq, dk, dv = torch.autograd.grad(o, (q, k, v), do)
+                by_block(f"{name}, {shape}", dict(o=o.detach(), dq=dq, dk=dk, dv=dv), want)
+            del o, dq, dk, dv
         graph = []
 
         def backward():
@@ -176,25 +151,11 @@ def check(quick: bool = False) -> int:
 
 def compile_one(kernel: str, d: int, half: bool, causal: bool, blocks: dict, warps: int, stages: int) -> str:
     "Compile for sm_90 and say what it takes."
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
     f = flash.KERNELS[kernel]
-    values = dict(CAUSAL=causal, D=d, **blocks)
-    data = "*bf16" if half else "*fp32"
-    single = {"LSE": "*fp32", "DELTA": "*fp32", "scale": "fp32"}
-    types = {n: "constexpr" if n in values else single.get(n, data if n.isupper() else "i32") for n in f.arg_names}
-    aligned = {(i,): [["tt.divisibility", 16]] for i, n in enumerate(f.arg_names) if types[n][0] == "*" or n.startswith("s_") or n in ("n_q", "n_k")}
-    source = ASTSource(fn=f, signature=types, constexprs={(i,): values[n] for i, n in enumerate(f.arg_names) if n in values}, attrs=aligned)
-    built = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=dict(num_warps=warps, num_stages=stages))
-    dump = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(built.asm["cubin"])
-        file.flush()
-        used = subprocess.run([dump, "-res-usage", file.name], capture_output=True, text=True).stdout
-    registers, spilled = re.search(r"REG:(\d+) STACK:(\d+)", used).groups()
-    return f"{registers:>3} registers, {spilled:>4} B on the stack, {built.metadata.shared / 1024:5.0f} KiB shared, {built.asm['ptx'].count('wgmma.mma'):3d} wgmma"
+    data, single = "*bf16" if half else "*fp32", {"LSE": "*fp32", "DELTA": "*fp32", "scale": "fp32"}
+    types = {n: single.get(n, data if n.isupper() else "i32") for n in f.arg_names}
+    aligned = [n for n in f.arg_names if n.startswith("s_") or n in ("n_q", "n_k")]
+    return compile_report(f, types, dict(CAUSAL=causal, D=d, **blocks), aligned, warps, stages)
 
 
 def compile_all() -> None:
@@ -207,16 +168,4 @@ def compile_all() -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="correctness only")
-    parser.add_argument("--compile", action="store_true", help="compile for sm_90, without a GPU")
-    parser.add_argument("--minutes", type=float, default=6.0, help="after so many, flex_attention is left out (default 6)")
-    options = parser.parse_args()
-    if options.compile:
-        compile_all()
-    elif not torch.cuda.is_available():
-        sys.exit("no CUDA device: only --compile works here")
-    elif options.check:
-        sys.exit(min(check(), 1))
-    else:
-        measure(options.minutes)
+    main(__doc__, check, compile_all, measure, "flex_attention is left out")

@@ -10,16 +10,10 @@ What a run has written stays: a second run of the same commit goes on where the 
 """
 from __future__ import annotations
 
-import argparse
-import os
-import re
-import subprocess
 import sys
-import tempfile
 import time
-from pathlib import Path
 
-os.environ.pop("TRITON_INTERPRET", None)  # real kernels, whatever the shell says
+from kernels import compile_report, late, main  # first: see there
 
 import torch
 from torch import Tensor
@@ -70,13 +64,10 @@ def matrix_form(x: Tensor, codes: Tensor) -> Tensor:
     return torch.addmm(codes.square().sum(1) / 2, x, codes.T, alpha=-1).argmin(1)
 
 
-def peers(late: bool) -> dict:
+def peers(deadline: float) -> dict:
     "label → a function of rows and codes that returns indices."
-    def refuse(*args):
-        raise RuntimeError("no time left in this run")
-
     compiled = torch.compile(lambda x, codes: (codes.square().sum(1) / 2 - x @ codes.T).argmin(1), dynamic=False)
-    return dict(zip(PEERS, (lambda x, codes: torch.cdist(x, codes).argmin(1), matrix_form, refuse if late else compiled)))
+    return dict(zip(PEERS, (lambda x, codes: torch.cdist(x, codes).argmin(1), matrix_form, late(compiled, deadline))))
 
 
 def time_ours(bench: Bench, shape: dict, x: Tensor, codes: Tensor, want: Tensor) -> None:
@@ -88,13 +79,13 @@ def time_ours(bench: Bench, shape: dict, x: Tensor, codes: Tensor, want: Tensor)
     bench.case(OURS, shape, lambda: nc.nearest_code(x, codes, "triton")[0], want.double(), tol=NEARLY)
 
 
-def time_size(bench: Bench, n: int, k: int, d: int, late: bool) -> None:
+def time_size(bench: Bench, n: int, k: int, d: int, deadline: float) -> None:
     "Every implementation at one size."
     x, codes = rows_and_codes(n, k, d)
     want = truth(x, codes)
     shape = dict(rows=n, codes=k, dim=d, data="normal")
     time_ours(bench, shape, x, codes, want)
-    for name, f in peers(late).items():
+    for name, f in peers(deadline).items():
         bench.case(name, shape, lambda: f(x, codes), want.double(), tol=NEARLY, peer=True)
         torch.cuda.empty_cache()
 
@@ -132,7 +123,7 @@ def measure(minutes: float) -> None:
     for n, k, d in SIZES:
         start = time.monotonic()
         torch._dynamo.reset()
-        time_size(bench, n, k, d, start > deadline)
+        time_size(bench, n, k, d, deadline)
         torch.cuda.empty_cache()
         print(f"-- N={n} K={k} d={d}: {time.monotonic() - start:.0f} s, {deadline - time.monotonic():.0f} s left for the compiled form", flush=True)
     time_worst(bench)
@@ -205,26 +196,12 @@ def check(quick: bool = False) -> int:
 
 def compile_one(kernel: str, d: int, dtype: str, blocks: dict, warps: int, stages: int) -> str:
     "Compile for sm_90 and say what it takes; rows are contiguous for the scores, coordinates for the differences."
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    f = nc.KERNELS[kernel]
-    scores = kernel == "scores"
-    values = dict(blocks, **(dict(D=nc._width(d), s_d=1) if scores else dict(s_n=1)))
+    f, scores = nc.KERNELS[kernel], kernel == "scores"
+    constants = dict(blocks, **(dict(D=nc._width(d), s_d=1) if scores else dict(s_n=1)))
     pointers = dict(X=dtype, CODES="fp16" if scores else "fp32", INDEX="i64")
-    types = {n: "constexpr" if n in values else "*" + pointers.get(n, "fp32") if n.isupper() else "i32" for n in f.arg_names}
-    whole = {"n", "k"} | ({"s_n", "d"} if d % 16 == 0 and scores else {"s_d"})
-    aligned = {(i,): [["tt.divisibility", 16]] for i, n in enumerate(f.arg_names) if types[n][0] == "*" or n in whole}
-    source = ASTSource(fn=f, signature=types, constexprs={(i,): values[n] for i, n in enumerate(f.arg_names) if n in values}, attrs=aligned)
-    built = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=dict(num_warps=warps, num_stages=stages))
-    dump = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(built.asm["cubin"])
-        file.flush()
-        used = subprocess.run([dump, "-res-usage", file.name], capture_output=True, text=True).stdout
-    registers, spilled = re.search(r"REG:(\d+) STACK:(\d+)", used).groups()
-    return f"{registers:>3} registers, {spilled:>4} B on the stack, {built.metadata.shared / 1024:5.0f} KiB shared, {built.asm['ptx'].count('wgmma.mma'):3d} wgmma"
+    types = {n: "*" + pointers.get(n, "fp32") if n.isupper() else "i32" for n in f.arg_names}
+    aligned = {"n", "k"} | ({"s_n", "d"} if d % 16 == 0 and scores else {"s_d"})
+    return compile_report(f, types, constants, aligned, warps, stages)
 
 
 def compile_all() -> None:
@@ -235,16 +212,4 @@ def compile_all() -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="correctness only")
-    parser.add_argument("--compile", action="store_true", help="compile for sm_90, without a GPU")
-    parser.add_argument("--minutes", type=float, default=6.0, help="after so many, the compiled form is left out (default 6)")
-    options = parser.parse_args()
-    if options.compile:
-        compile_all()
-    elif not torch.cuda.is_available():
-        sys.exit("no CUDA device: only --compile works here")
-    elif options.check:
-        sys.exit(min(check(), 1))
-    else:
-        measure(options.minutes)
+    main(__doc__, check, compile_all, measure, "the compiled form is left out")

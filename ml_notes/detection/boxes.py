@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ..core.check import require, require_finite, typed
+from ..core.check import require, require_finite, typed, upcast
 from ..core.data import patch_to
 
 # %% ../../nbs/detection/01_boxes.ipynb #1b0958cc
@@ -48,11 +48,6 @@ def box_convert(
     return torch.cat([place, last if out_fmt == "xyxy" else size], -1)
 
 # %% ../../nbs/detection/01_boxes.ipynb #afe80fc6
-def _wide(x: Tensor) -> Tensor:
-    "Half precision as float32, in which areas neither overflow nor lose digits; the rest as it is."
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-
-
 def _whwh(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     "(width, height, width, height) of an image, like the boxes."
     height, width = size
@@ -66,7 +61,7 @@ def normalize_boxes(
     size: tuple[int, int],  # (height, width) of the image
 ) -> Float[Tensor, "*n 4"]:
     "Boxes in units of the image's width and height, as DETR predicts them [@carion2020detr]; ValueError for an empty image."
-    return (_wide(boxes) / _whwh(_wide(boxes), size)).to(boxes)
+    return (upcast(boxes) / _whwh(upcast(boxes), size)).to(boxes)
 
 
 @typed
@@ -75,7 +70,7 @@ def denormalize_boxes(
     size: tuple[int, int],  # (height, width) of the image
 ) -> Float[Tensor, "*n 4"]:
     "The inverse of `normalize_boxes`: boxes in pixels; ValueError for an empty image."
-    return (_wide(boxes) * _whwh(_wide(boxes), size)).to(boxes)
+    return (upcast(boxes) * _whwh(upcast(boxes), size)).to(boxes)
 
 # %% ../../nbs/detection/01_boxes.ipynb #813b2689
 @typed
@@ -83,7 +78,7 @@ def box_area(
     boxes: Float[Tensor, "*n 4"],  # xyxy
 ) -> Float[Tensor, "*n"]:
     "Areas as `torchvision.ops.box_area`, in float32 for half precision; a box with swapped corners is the empty set, of area 0."
-    sides = (_wide(boxes[..., 2:]) - _wide(boxes[..., :2])).clamp_min(0)
+    sides = (upcast(boxes[..., 2:]) - upcast(boxes[..., :2])).clamp_min(0)
     return sides[..., 0] * sides[..., 1]
 
 
@@ -117,7 +112,7 @@ def clip_boxes_to_image(
     size: tuple[int, int],  # (height, width) of the image
 ) -> Float[Tensor, "*n 4"]:
     "The part of each box inside the image, as `torchvision.ops.clip_boxes_to_image`; a box outside becomes a line or a point of the border. ValueError for an empty image."
-    return torch.minimum(_wide(boxes).clamp_min(0), _whwh(_wide(boxes), size)).to(boxes)
+    return torch.minimum(upcast(boxes).clamp_min(0), _whwh(upcast(boxes), size)).to(boxes)
 
 
 @typed
@@ -210,7 +205,7 @@ def soft_nms(
     require(min_score >= 0, "min_score", min_score, "a number of at least 0")
     _check_detections(boxes, scores)
     require(bool(((scores >= 0) & scores.isfinite()).all()), "scores", scores, "finite and not negative")
-    boxes, left = boxes.detach(), _wide(scores.detach())
+    boxes, left = boxes.detach(), upcast(scores.detach())
     decay = SOFT[method](similarity(boxes, boxes).to(left), sigma, iou_threshold)
     if idxs is not None:
         decay = torch.where(idxs[:, None] == idxs, decay, 1)

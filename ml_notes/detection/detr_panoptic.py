@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from ..core.check import require, typed
+from ..core.check import require, typed, upcast
 from ..core.data import patch_to
 from .detr import DETR, DETROutput, SetCriterion, unpad_targets
 
@@ -204,11 +204,6 @@ def forward(
     return self.out(x)[:, 0]  # (n, 1, height, width) -> (n, height, width)
 
 # %% ../../nbs/detection/06_detr_panoptic.ipynb #a85a6c27
-def _wide(x: Tensor) -> Tensor:
-    "Half precision as float32: a sum over pixels soon passes float16's largest number."
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-
-
 @typed
 def dice_loss(
     logits: Float[Tensor, "n p *pixels"],  # of n masks
@@ -216,7 +211,7 @@ def dice_loss(
     smooth: float | int = 1.0,  # added above and below; positive, or no mask may be empty
 ) -> Float[Tensor, "n"]:
     "The Dice loss of each mask @eq-def-pan-dice, without squares as in DETR [@carion2020detr, appendix], in float32 for half precision."
-    p, g = _wide(logits).sigmoid().flatten(1), _wide(targets).flatten(1)
+    p, g = upcast(logits).sigmoid().flatten(1), upcast(targets).flatten(1)
     return 1 - (2 * (p * g).sum(1) + smooth) / (p.sum(1) + g.sum(1) + smooth)
 
 # %% ../../nbs/detection/06_detr_panoptic.ipynb #3776fb94
@@ -228,7 +223,7 @@ def sigmoid_focal_loss(
     gamma: float | int = 2.0,  # exponent; 0 is cross-entropy, below 1 the gradient of a pixel surely right is NaN
 ) -> Float[Tensor, "*n"]:
     "The focal loss of each element @eq-def-pan-focal, as `torchvision.ops.sigmoid_focal_loss`; in float32 for half precision."
-    z, g = _wide(logits), _wide(targets)
+    z, g = upcast(logits), upcast(targets)
     p = z.sigmoid()
     loss = F.binary_cross_entropy_with_logits(z, g, reduction="none") * (p + g - 2 * p * g) ** gamma  # 1 - P̂ = P(1-G) + (1-P)G
     return loss if alpha < 0 else loss * (1 - alpha + (2 * alpha - 1) * g)
@@ -242,7 +237,7 @@ def mask_losses(
 ) -> dict[str, Float[Tensor, ""]]:
     "`loss_mask` (focal @eq-def-pan-focal) and `loss_dice` @eq-def-pan-dice of a batch, as `transformers.loss.loss_for_object_detection.ImageLoss.loss_masks`; ValueError for num_boxes ≤ 0."
     require(num_boxes > 0, "num_boxes", num_boxes, "a positive number")
-    logits = _wide(logits)
+    logits = upcast(logits)
     if logits.shape[1:] != targets.shape[1:]:
         logits = F.interpolate(logits[:, None], targets.shape[1:], mode="bilinear", align_corners=False)[:, 0]
     targets = targets.to(logits.dtype)

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..core.check import require, require_finite, typed
+from ..core.check import require, require_finite, typed, upcast
 
 # %% ../../nbs/detection/02_iou.ipynb #f1ac21fd
 def _valid(eps: float, **boxes: Tensor) -> list[Tensor]:
@@ -26,7 +26,7 @@ def _valid(eps: float, **boxes: Tensor) -> list[Tensor]:
     for name, b in boxes.items():
         bad = int((b[..., 2:] < b[..., :2]).any(-1).sum())
         require(bad == 0, name, f"{bad} boxes with x1 > x2 or y1 > y2", "corners in order, x1 <= x2 and y1 <= y2")
-    return [b.float() if b.dtype in (torch.float16, torch.bfloat16) else b for b in boxes.values()]
+    return [upcast(b) for b in boxes.values()]
 
 
 def _ratio(x: Tensor, y: Tensor) -> Tensor:
@@ -392,7 +392,7 @@ def rotated_box_iou(
     require_finite(a=a, b=b)
     for name, box in (("a", a), ("b", b)):
         require(bool((box[:, 2:4] >= 0).all()), name, box[:, 2:4].amin().item() if len(box) else None, "sides of at least zero")
-    a, b = (x.float() if x.dtype in (torch.float16, torch.bfloat16) else x for x in (a, b))
+    a, b = upcast(a), upcast(b)
     unit = a.new_tensor([[-0.5, -0.5], [0.5, -0.5], [0.5, 0.5], [-0.5, 0.5]])
     corners = _turned(unit * a[:, None, 2:4], a[:, None, 4])  # (n, 4, 2), around the centre
     local = corners[:, None] + (a[:, None, :2] - b[:, :2])[:, :, None]  # (n, m, 4, 2); centres are subtracted first, for they may be large

@@ -10,8 +10,7 @@ __all__ = ['KINDS', 'GPT2_KEYS', 'nll', 'bits_per_dim', 'FVSBN', 'NADE', 'nade_g
 
 # %% ../../nbs/generative/01_autoregressive.ipynb #ae681ac8
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ..core.check import require, typed
+from ..core.train import evaluating
 from ..core.data import patch_to
 
 # %% ../../nbs/generative/01_autoregressive.ipynb #6c0fb1b0
@@ -212,18 +212,6 @@ def _choose(logits: Tensor, generator: torch.Generator | None) -> Tensor:
     u = _uniform(logits.shape, logits, generator)
     return (logits.to(u) - torch.log(-torch.log(u))).argmax(-1)
 
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    "No gradient, no dropout; afterwards each module is again in the mode that it was in."
-    modes = [(m, m.training) for m in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for m, mode in modes:
-            m.training = mode
-
 # %% ../../nbs/generative/01_autoregressive.ipynb #e996cf18
 @typed
 def draw_bernoulli(
@@ -269,7 +257,7 @@ def ancestral(
     require(labels is None or len(labels) == shape[0], "labels", None if labels is None else len(labels), f"{shape[0]} of them")
     weights = next(model.parameters(), torch.zeros(()))
     x, labels = torch.zeros(shape, dtype=weights.dtype, device=weights.device), None if labels is None else labels.to(weights.device)
-    with _evaluating(model):
+    with evaluating(model):
         for i in tqdm(places.argsort().tolist(), disable=not progress):
             params = model(x) if labels is None else model(x, labels)
             x.view(shape[0], d)[:, i] = draw(params.reshape(shape[0], d, -1)[:, i], generator)
@@ -286,7 +274,7 @@ def class_log_posterior(
     "Logarithm of p(y | x) by Bayes' rule @eq-ar-bayes, one pass a class; ValueError for a prior of another length, negative, or not of sum one."
     require(classes >= 1, "classes", classes, "at least one")
     require(prior is None or prior.shape == (classes,) and bool((prior >= 0).all() and (prior.sum() - 1).abs() < 1e-5), "prior", prior, f"{classes} probabilities that sum to one")
-    with _evaluating(model):
+    with evaluating(model):
         joint = torch.stack([-nll(model, x, torch.full((len(x),), y, device=x.device)) for y in range(classes)], 1)
     return (joint if prior is None else joint + prior.to(joint).log()).log_softmax(1)
 
@@ -619,7 +607,7 @@ def generate(
 # %% ../../nbs/generative/01_autoregressive.ipynb #703621fc
 def _decode(model: GPT, tokens: Tensor, done: int, labels: Tensor | None, keep: tuple, cached: bool, generator: torch.Generator | None, progress: bool) -> Tensor:
     "Fill tokens (n, steps) from place `done` on."
-    with _evaluating(model):
+    with evaluating(model):
         model._check_tokens(tokens)
         x, cache = model._extend(torch.cat([model._start(labels, len(tokens)), tokens[:, :done]], 1), None)
         logits = model.head(x[:, -1])

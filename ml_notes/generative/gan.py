@@ -23,6 +23,7 @@ from torch.nn.utils import parametrize
 
 from ..core.check import require, typed
 from ..core.data import patch_to
+from ..core.train import evaluating
 
 # %% ../../nbs/generative/02_gan.ipynb #e4ebe22f
 @typed
@@ -446,13 +447,8 @@ def gan_sample(
     require(labels is None or len(labels) == n, "labels", labels, f"{n} of them")
     like = next(net.parameters())
     z = torch.randn(n, net.latent, generator=generator, device=generator.device if generator is not None else "cpu").to(like)
-    was = [(m, m.training) for m in net.modules()]
-    try:
-        with torch.no_grad():
-            return net.eval()(z, *(() if labels is None else (labels.to(like.device),)))
-    finally:
-        for m, training in was:
-            m.training = training
+    with evaluating(net):
+        return net(z, *(() if labels is None else (labels.to(like.device),)))
 
 # %% ../../nbs/generative/02_gan.ipynb #a1f582dc
 class Coverage(NamedTuple):

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from ..core.check import require, require_finite, typed
-from ..core.kernel import HAS_TRITON, empty, interpreting, tl, triton
+from ..core.kernel import HAS_TRITON, autotune, empty, interpreting, tl, triton
 
 # %% ../../nbs/generative/04_nearest_code.ipynb #f169fd05
 def tie_bound(
@@ -191,7 +191,7 @@ def _tuned(kernel: str, width: int):
     configs = [triton.Config(dict(BLOCK_M=m, BLOCK_N=n), num_warps=warps, num_stages=stages)
                for m, n, warps, stages in _candidates(kernel, width)]
     configs = [triton.Config(dict(INTERPRETER_BLOCKS))] if ON_CPU else configs
-    return triton.autotune(configs, key=["k", "d", "tune"])(KERNELS[kernel])
+    return autotune(configs, key=["k", "d", "tune"])(KERNELS[kernel])
 
 # %% ../../nbs/generative/04_nearest_code.ipynb #10063986
 def _range(n: int) -> int:

@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 
 from ..core.check import require, require_finite, typed
 from ..core.data import patch_to
+from ..core.train import evaluating
 from .autoregressive import GPT, generate, nll
 from .gan import discriminator_loss, frozen_statistics, generator_loss, init_dcgan
 from .nearest_code import nearest_code
@@ -515,7 +516,6 @@ def forward(
 
 # %% ../../nbs/generative/05_vqgan.ipynb #86928873
 @patch_to(VQModel)
-@torch.no_grad()
 @typed
 def tokenize(
     self,
@@ -524,13 +524,8 @@ def tokenize(
 ) -> Int64[Tensor, "n a b"]:
     "The grids of indices that the second stage learns, without gradient or dropout; ValueError as `encode`."
     require(batch_size >= 1, "batch_size", batch_size, "at least 1")
-    modes = [(m, m.training) for m in self.modules()]
-    self.eval()
-    try:
+    with evaluating(self):
         return torch.cat([self.quantize(self.encode(part)).indices for part in x.split(batch_size)])
-    finally:
-        for m, mode in modes:
-            m.training = mode
 
 # %% ../../nbs/generative/05_vqgan.ipynb #0ec254c8
 RENAMED = (("encoder.down_blocks.", "encoder.down."), ("decoder.up_blocks.", "decoder.up."), (".resnets.", ".block."), (".attentions.", ".attn."), (".downsamplers.0.", ".downsample."),
