@@ -97,8 +97,10 @@ def rounded(x, DTYPE: tl.constexpr):
     "float32 x rounded to DTYPE, to nearest."
     if INTERPRETED and DTYPE == tl.bfloat16:
         bits = x.to(tl.int32, bitcast=True)
-        x = (bits + 0x7FFF + ((bits >> 16) & 1)).to(tl.float32, bitcast=True)
-    return x.to(DTYPE)
+        y = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).to(tl.int16).to(tl.bfloat16, bitcast=True)
+    else:
+        y = x.to(DTYPE)
+    return y
 
 # %% ../../nbs/core/06_kernel.ipynb #ae0da0ad
 autotune = triton.runtime.autotuner.autotune  # Triton's own, whatever `triton.autotune` has been replaced with
