@@ -226,6 +226,9 @@ def test_references(tmp_path, draft):
                      "Smith2020 is not first author", "a.ipynb: @kingma2013vae has no entry in references.bib, cell 0"):
         assert expected in found
     assert not any(word in found for word in ("ho2020ddpm", "@eq-a", "there", "code"))
+    assert "cannot be read" not in found
+    bib.write_text("@misc{doe1999lost,\n  title = {Lost},\n" + entry("ho2020ddpm", "2006.11239"))
+    assert any("references.bib: cannot be read" in p for p in audit.references([page], bib))
 
 
 def test_sidebar(tmp_path, draft):

@@ -18,6 +18,7 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from urllib.parse import unquote
 
+import pypandoc
 import yaml
 
 import book
@@ -327,11 +328,20 @@ def _package_imports(name: str, file: Path, known: set[str]) -> Iterator[str]:
         yield from [n for n in own if n in known] or own[:1]
 
 
+def _unreadable(bib: Path) -> list[str]:
+    "What pandoc, which makes the site, says to the file, if it cannot read it."
+    try:
+        pypandoc.convert_file(str(bib), "csljson", format="bibtex")
+    except RuntimeError as e:
+        return [f"{bib.name}: cannot be read, {' '.join(str(e).split())}"]
+    return []
+
+
 def references(book_pages: Iterable[Page] | None = None, bib: Path = NBS / "references.bib") -> list[str]:
     "Every citation has an entry, every entry is cited, unique, and can be found: by its arXiv number, its DOI, or, for a journal that gives neither, the address of its page."
     entries = book.bibliography(bib)
     keys = Counter(key for key, _ in entries)
-    problems = [f"{bib.name}: {key} stands {n} times" for key, n in keys.items() if n > 1]
+    problems = [f"{bib.name}: {key} stands {n} times" for key, n in keys.items() if n > 1] + _unreadable(bib)
     problems += [f"{bib.name}: {key} has neither eprint, doi nor url" for key, fields in entries if not any(fields.get(name) for name in ("eprint", "doi", "url"))]
     problems += [f"{bib.name}: {key} is not first author, year, short name" for key in keys if not re.fullmatch(r"[a-z]+\d{4}[a-z0-9]+", key)]
     for field in ("eprint", "doi", "title"):
